@@ -1,0 +1,31 @@
+// Prefill: prompt tokens a second, from the call to the first token, by prompt length and group size.
+import { alternate, withClosing, type Case } from '../support/case'
+import { openHeddle, type Contender } from '../support/contenders'
+import { randomIds } from '../support/random'
+import { ratios, result } from '../support/statistics'
+
+export const prefill: Case = {
+  name: 'prefill',
+  about: 'prompt tokens/s to the first token, by prompt length and group size',
+  async run(options, report) {
+    const folder = options.folder(options.shapeName)
+    const contenders: Contender[] = []
+    await withClosing(contenders, async () => {
+      for (const size of options.sizes) contenders.push(await openHeddle(folder, size))
+      for (const count of options.prefillTokens) {
+        const series = new Map(contenders.map((contender) => [contender, [] as number[]]))
+        const ids = (seed: number) => randomIds(count, options.shape.vocabSize, seed)
+        for (const contender of contenders) await contender.prefill(ids(0))
+        await alternate(options.repeats, contenders, async (contender, round) => {
+          const { seconds } = await contender.prefill(ids(round + 1))
+          series.get(contender)!.push(count / seconds)
+        })
+        const [first, ...others] = options.sizes.map((size, i) => ({ size, rates: series.get(contenders[i])! }))
+        for (const { size, rates } of [first, ...others]) report.add(result(`prefill ${count} tp=${size}`, 'tok/s', rates))
+        for (const { size, rates } of others) {
+          report.add(result(`prefill ${count} tp=${size} / tp=${first.size}`, 'x', ratios(rates, first.rates)))
+        }
+      }
+    })
+  },
+}

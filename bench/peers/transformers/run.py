@@ -1,0 +1,82 @@
+"""Times Hugging Face transformers for bench/cases/peers.ts.
+
+One JSON command a line on stdin, one JSON answer a line on stdout; the process stays, so that contenders can alternate.
+"""
+import json
+import os
+import sys
+import time
+
+answers = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)  # whatever a library prints must not mix with the answers
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class Contender:
+    def load(self, command):
+        os.environ["OMP_NUM_THREADS"] = str(command["threads"])  # before torch starts its pool
+        import torch
+        import transformers
+
+        torch.set_num_threads(command["threads"])
+        torch.set_grad_enabled(False)
+        transformers.logging.set_verbosity_error()
+        self.torch = torch
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(command["folder"], dtype=torch.bfloat16).eval()
+        self.model.generation_config.eos_token_id = None
+        return {"version": transformers.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+    def prefill(self, command):
+        """Time to the first token, and that token: proof that all contenders run the same model."""
+        ids = self.torch.tensor([command["ids"]])
+        start = time.perf_counter()
+        output = self.model(ids, use_cache=True, logits_to_keep=1)
+        token = int(output.logits[0, -1].argmax())
+        return {"seconds": time.perf_counter() - start, "token": token}
+
+    def decode(self, command):
+        """Seconds a token, forward by forward over the cache: the loop without generate's own cost."""
+        output = self.model(self.torch.tensor([command["ids"]]), use_cache=True, logits_to_keep=1)
+        cache = output.past_key_values
+        token = output.logits[:, -1].argmax(-1, keepdim=True)
+        for step in range(command["skip"] + command["count"]):
+            if step == command["skip"]:
+                start = time.perf_counter()
+            output = self.model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = output.past_key_values
+            token = output.logits[:, -1].argmax(-1, keepdim=True)
+        int(token)
+        return {"secondsPerToken": (time.perf_counter() - start) / command["count"]}
+
+    def decode_generate(self, command):
+        """Seconds a token by generate(), its prefill taken off through a streamer's time stamps."""
+        stamps = []
+
+        class Stamps:
+            def put(self, _):
+                stamps.append(time.perf_counter())
+
+            def end(self):
+                pass
+
+        ids = self.torch.tensor([command["ids"]])
+        total = command["skip"] + command["count"] + 1
+        self.model.generate(ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=total, min_new_tokens=total,
+                            do_sample=False, pad_token_id=0, streamer=Stamps())
+        stamps = stamps[1:]  # the first put is the prompt
+        return {"secondsPerToken": (stamps[-1] - stamps[command["skip"]]) / (len(stamps) - 1 - command["skip"])}
+
+
+def main():
+    contender = Contender()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(contender, command["do"])(command)
+        except Exception as error:  # the bench reports it and goes on without this peer
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+
+
+main()

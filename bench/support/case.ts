@@ -1,0 +1,40 @@
+// A bench case: what it measures, told as data to run.ts, which owns printing and the file. Cases assert nothing; tests do.
+import { type BenchOptions } from './options'
+import { type Result } from './statistics'
+
+export interface Reporter {
+  note(text: string): void
+  add(result: Result): void
+}
+
+export interface Case {
+  name: string
+  about: string
+  run(options: BenchOptions, report: Reporter): Promise<void>
+}
+
+// Goals hold for the shape they were set for; a smaller one only shows that the bench works.
+export function goalsApply(options: BenchOptions): boolean {
+  return options.shapeName === 'qwen3-0.6b'
+}
+
+// Every other round runs backwards, so that no contender always follows the same one.
+export async function alternate<T>(
+  repeats: number,
+  contenders: readonly T[],
+  turn: (contender: T, round: number) => Promise<void>,
+): Promise<void> {
+  for (let round = 0; round < repeats; round++) {
+    const order = round % 2 === 0 ? contenders : [...contenders].reverse()
+    for (const contender of order) await turn(contender, round)
+  }
+}
+
+// Runs `body` with resources that are closed whatever happens.
+export async function withClosing<T extends { close(): Promise<void> }>(resources: T[], body: () => Promise<void>): Promise<void> {
+  try {
+    await body()
+  } finally {
+    for (const resource of resources) await resource.close()
+  }
+}

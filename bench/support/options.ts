@@ -1,0 +1,79 @@
+// The command line of the bench, checked once. Cases receive the result and read nothing else.
+import { availableParallelism, homedir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { makeCheckpoint } from './make-checkpoint'
+import { modelShapes, shapeOf, type ModelShape } from './model-shapes'
+
+export interface BenchOptions {
+  sizes: number[] // group sizes
+  shapeName: string
+  shape: ModelShape
+  folder: (shapeName: string) => string // of a synthetic checkpoint, written when first asked for
+  repeats: number
+  contextTokens: number
+  decodeTokens: number
+  prefillTokens: number[]
+  cores: number
+}
+
+export interface CommandLine {
+  help: boolean
+  cases: string[]
+  jsonFile?: string
+  options: BenchOptions
+}
+
+export const usage = `usage: npm run bench -- [case ...] [options]
+  --tp 1,2                 group sizes
+  --model-shape NAME       ${Object.keys(modelShapes).join(', ')} (default qwen3-0.6b)
+  --repeats N              alternating repeats of every measurement (default 5)
+  --context N              tokens in the cache before decode is timed (default 128)
+  --decode-tokens N        tokens timed a repeat (default 24)
+  --prefill-tokens 128,512
+  --data FOLDER            where synthetic checkpoints are kept (default $HEDDLE_BENCH_DATA, else ~/.cache/heddle-bench)
+  --json FILE              write machine, options, results and every sample`
+
+export function parseCommandLine(args: string[]): CommandLine {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: {
+      help: { type: 'boolean', default: false },
+      tp: { type: 'string', default: '1,2' },
+      'model-shape': { type: 'string', default: 'qwen3-0.6b' },
+      repeats: { type: 'string', default: '5' },
+      context: { type: 'string', default: '128' },
+      'decode-tokens': { type: 'string', default: '24' },
+      'prefill-tokens': { type: 'string', default: '128,512' },
+      data: { type: 'string', default: process.env.HEDDLE_BENCH_DATA ?? join(homedir(), '.cache', 'heddle-bench') },
+      json: { type: 'string' },
+    },
+  })
+  return {
+    help: values.help,
+    cases: positionals,
+    jsonFile: values.json,
+    options: {
+      sizes: counts('--tp', values.tp),
+      shapeName: values['model-shape'],
+      shape: shapeOf(values['model-shape']),
+      folder: (shapeName) => makeCheckpoint(join(values.data, shapeName), shapeName),
+      repeats: count('--repeats', values.repeats),
+      contextTokens: count('--context', values.context),
+      decodeTokens: count('--decode-tokens', values['decode-tokens']),
+      prefillTokens: counts('--prefill-tokens', values['prefill-tokens']),
+      cores: availableParallelism(),
+    },
+  }
+}
+
+function count(name: string, text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1) throw new Error(`${name}: expected a whole number from 1, got ${text}`)
+  return value
+}
+
+function counts(name: string, text: string): number[] {
+  return text.split(',').map((part) => count(name, part))
+}

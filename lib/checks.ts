@@ -1,0 +1,30 @@
+// Checks of what a caller passes in, shared by every part. Rule: a value of the wrong kind, or an option that nobody knows, is an
+// `invalid_argument` at once; a misspelled option would else be ignored without a word.
+import { HeddleError, invalidArgument } from './errors'
+
+/** An object with no other names than the known ones. */
+export function checkOptions(where: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== 'object' || options === null) throw invalidArgument(`${where}: options`, 'an object', options)
+  const unknown = Object.keys(options).find((name) => !known.includes(name))
+  if (unknown !== undefined)
+    throw new HeddleError('invalid_argument', `${where}: expected options ${known.join(', ')}, got ${unknown.slice(0, 100)}`)
+}
+
+/** Whole numbers from 1. */
+export function checkPositive(where: string, values: Record<string, unknown>): void {
+  for (const [name, value] of Object.entries(values)) {
+    if (!Number.isSafeInteger(value) || (value as number) < 1) throw invalidArgument(`${where}: ${name}`, 'a positive integer', value)
+  }
+}
+
+/** True, false, or left out. */
+export function checkFlags(where: string, values: Record<string, unknown>): void {
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== undefined && typeof value !== 'boolean') throw invalidArgument(`${where}: ${name}`, 'true or false', value)
+  }
+}
+
+/** What keeps a norm from dividing by zero. */
+export function checkEps(where: string, eps: unknown): void {
+  if (typeof eps !== 'number' || !(eps >= 0) || eps === Infinity) throw invalidArgument(`${where}: eps`, 'a finite number from 0', eps)
+}

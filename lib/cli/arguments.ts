@@ -1,0 +1,92 @@
+// The options that commands share, from the command line to what the library takes. Rule: whatever the user mistyped is a UsageError, exit
+// code 2.
+import { parseArgs } from 'node:util'
+import { messageOf } from '../errors'
+import type { GenerateOptions } from '../generation/options'
+import type { PretrainedOptions } from '../generation/load-model'
+
+export class UsageError extends Error {}
+
+type OptionNames = Record<string, { type: 'string' | 'boolean' }>
+
+export type Values = Record<string, string | boolean | undefined>
+
+export const modelOptions = {
+  model: { type: 'string' },
+  tp: { type: 'string' },
+  dtype: { type: 'string' },
+  device: { type: 'string' },
+  help: { type: 'boolean' }
+} as const
+
+export const answerOptions = {
+  'max-new-tokens': { type: 'string' },
+  temperature: { type: 'string' },
+  'top-p': { type: 'string' },
+  'top-k': { type: 'string' },
+  'min-p': { type: 'string' },
+  seed: { type: 'string' }
+} as const
+
+export function parseOptions(args: string[], options: OptionNames): Values {
+  try {
+    return parseArgs({ args, options, strict: true, allowPositionals: false }).values as Values
+  } catch (error) {
+    throw new UsageError(shortened(messageOf(error)))
+  }
+}
+
+/** One line; Node's longer texts end in advice, of which a value that begins with a dash needs the part that helps. */
+function shortened(message: string): string {
+  const first = message.split('\n')[0]!.split('. To specify')[0]!
+  const withDash = /use '(--[\w-]+=-XYZ)'/.exec(message)
+  return withDash ? `${first.replace(/\.$/, '')}: write a value that begins with a dash as ${withDash[1]}` : first
+}
+
+/** The folder of `--model`, and how to load it. */
+export function modelArguments(values: Values): { folder: string; options: PretrainedOptions } {
+  const folder = text(values, 'model')
+  if (folder === undefined) throw new UsageError('--model FOLDER is missing')
+  const tpSize = number(values, 'tp')
+  const device = choice(values, 'device', ['auto', 'cpu', 'cuda'] as const)
+  const dtype = choice(values, 'dtype', ['auto', 'float32', 'bfloat16', 'float16'] as const)
+  if (tpSize !== undefined && !(Number.isInteger(tpSize) && tpSize >= 1))
+    throw new UsageError(`--tp expects a number of ranks from 1, got ${tpSize}`)
+  return { folder, options: { ...(tpSize !== undefined && { tpSize }), ...(device && { device }), ...(dtype && { dtype }) } }
+}
+
+export function answerArguments(values: Values): GenerateOptions {
+  const options: GenerateOptions = {}
+  const names = {
+    'max-new-tokens': 'maxNewTokens',
+    temperature: 'temperature',
+    'top-p': 'topP',
+    'top-k': 'topK',
+    'min-p': 'minP',
+    seed: 'seed'
+  } as const
+  for (const [name, key] of Object.entries(names)) {
+    const value = number(values, name)
+    if (value !== undefined) options[key] = value
+  }
+  return options
+}
+
+export function text(values: Values, name: string): string | undefined {
+  const value = values[name]
+  return typeof value === 'string' ? value : undefined
+}
+
+function number(values: Values, name: string): number | undefined {
+  const value = text(values, name)
+  if (value === undefined) return undefined
+  const parsed = value.trim() === '' ? NaN : Number(value)
+  if (!Number.isFinite(parsed)) throw new UsageError(`--${name} expects a number, got ${JSON.stringify(value)}`)
+  return parsed
+}
+
+function choice<T extends string>(values: Values, name: string, choices: readonly T[]): T | undefined {
+  const value = text(values, name)
+  if (value === undefined || choices.includes(value as T)) return value as T | undefined
+  throw new UsageError(`--${name} expects ${choices.join(', ')}, got ${JSON.stringify(value)}`)
+}

@@ -1,0 +1,73 @@
+#!/usr/bin/env node
+// The command `heddle`: picks a command, and turns what it throws into one line, a hint and an exit code (2 for wrong usage, else 1).
+import { HeddleError, messageOf } from '../errors'
+import type { HeddleErrorCode } from '../errors'
+import { UsageError } from './arguments'
+import { chat } from './chat'
+import { generate } from './generate'
+import { info } from './info'
+
+const usage = `Usage: heddle <command> [options]
+
+Commands
+  chat       talk to a model             heddle chat --model models/heddle-tiny --tp 2
+  generate   one answer                  heddle generate --model models/heddle-tiny --prompt "Hello" --json
+  info       this machine, or a model's shards on its ranks
+
+Options of every command
+  --model FOLDER          a model folder with safetensors weights
+  --tp N                  ranks that share the model (default 1)
+  --dtype TYPE            auto, float32, bfloat16 or float16 (default auto: the checkpoint's own)
+  --device DEVICE         auto, cpu or cuda (default auto)
+  --help
+
+Options of chat and generate
+  --max-new-tokens N  --temperature T  --top-p P  --top-k K  --min-p P  --seed S
+
+Options of generate
+  --prompt TEXT           raw text
+  --messages FILE         a JSON list of {"role", "content"}; goes through the chat template; - is stdin
+  --json                  print one JSON object (generate and info)
+`
+
+const commands: Record<string, (args: string[]) => Promise<void>> = { chat, generate, info }
+
+const hints: Partial<Record<HeddleErrorCode, string>> = {
+  invalid_argument: 'check the options; heddle --help lists them',
+  corrupt_file: 'the file is damaged or incomplete: download or copy it again',
+  unsupported_model: 'use a checkpoint of a supported architecture',
+  aborted: 'it was stopped by Ctrl-C',
+  out_of_memory: 'free memory, or use a smaller model or --dtype bfloat16',
+  unavailable: 'heddle info shows what this machine offers'
+}
+
+async function main(args: string[]): Promise<number> {
+  const [name, ...rest] = args
+  if (name === '--help' || name === 'help' || rest.includes('--help')) return write(process.stdout, usage, 0)
+  try {
+    const command = name !== undefined && Object.hasOwn(commands, name) ? commands[name] : undefined
+    if (!command) throw new UsageError(name === undefined ? 'expected a command' : `no command ${JSON.stringify(name)}`)
+    await command(rest)
+    return 0
+  } catch (error) {
+    return report(error)
+  }
+}
+
+function report(error: unknown): number {
+  const oneLine = messageOf(error).replace(/\s*\n\s*/g, ' ')
+  if (error instanceof UsageError) return write(process.stderr, `heddle: ${oneLine}\nhint: heddle --help\n`, 2)
+  const code = error instanceof HeddleError ? error.code : undefined
+  const hint = (code && hints[code]) ?? 'heddle info shows the machine; please report this if it should work'
+  return write(process.stderr, `heddle: ${code ? `[${code}] ` : ''}${oneLine}\nhint: ${hint}\n`, 1)
+}
+
+function write(stream: NodeJS.WriteStream, text: string, exitCode: number): number {
+  stream.write(text)
+  return exitCode
+}
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1)) // the reader of a pipe left
+void main(process.argv.slice(2)).then((exitCode) => {
+  process.exitCode = exitCode
+})

@@ -1,0 +1,126 @@
+// From a model folder to ranks that hold it: configuration, checks, memory, weights, programs, in that order.
+// Rule: what can be refused is refused before a weight is read, and whatever fails leaves nothing behind.
+import { checkOptions, checkPositive } from '../checks'
+import { HeddleError, invalidArgument } from '../errors'
+import { dtypes, maxGroupSize, openGroup } from '../group'
+import type { Group, OpenGroupOptions } from '../group'
+import { defaultBlockSize } from '../kv-caches'
+import { Checkpoint, checkModelFolder } from '../models/checkpoint'
+import { readModelConfig } from '../models/config'
+import type { ModelConfig } from '../models/config'
+import { checkSize, Decoder, throwIfAborted } from '../models/decoder'
+import type { LoadProgress } from '../models/decoder'
+import { readGenerationConfig } from '../models/generation-config'
+import type { GenerationConfig } from '../models/generation-config'
+import { availableMemory, planCacheTokens } from '../models/memory'
+import { AutoTokenizer } from '../tokenizer/tokenizer'
+import type { Tokenizer } from '../tokenizer/tokenizer'
+import { hasTokenizer } from '../tokenizer/tokenizer-files'
+import { checkSignal } from './options'
+import { Runtime } from './runtime'
+
+type DType = NonNullable<OpenGroupOptions['dtype']>
+
+export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host'> {
+  /** ranks; must divide the heads and the width of the MLP. Default 1 */
+  tpSize?: number
+  /** how the weights are split; only `auto` for now */
+  tpPlan?: 'auto'
+  /** of weights and compute; `auto` is the checkpoint's own, `float32` keeps its weights as they are and computes in float32 */
+  dtype?: 'auto' | DType
+  /** cached tokens over all sequences; default: several contexts while they are small, bounded by memory */
+  maxTokens?: number
+  onProgress?: (progress: LoadProgress) => void
+  /** ends the load; it then rejects with `aborted` */
+  signal?: AbortSignal
+}
+
+export interface LoadedModel {
+  config: ModelConfig
+  generationConfig: GenerationConfig
+  eosTokenIds: readonly number[]
+  tokenizer?: Tokenizer
+  group: Group
+  runtime: Runtime
+}
+
+const where = 'AutoModelForCausalLM.fromPretrained'
+const knownOptions = ['tpSize', 'tpPlan', 'device', 'devices', 'dtype', 'host', 'maxTokens', 'onProgress', 'signal']
+
+export async function loadModel(folder: string, options: PretrainedOptions): Promise<LoadedModel> {
+  checkArguments(folder, options)
+  const { tpSize = 1, signal } = options
+  throwIfAborted(signal)
+  await checkModelFolder(folder)
+  const config = await readModelConfig(folder)
+  checkSize(config, tpSize)
+  const generationConfig = await readGenerationConfig(folder)
+  const checkpoint = await Checkpoint.open(folder)
+  const tokenizer = (await hasTokenizer(folder)) ? await AutoTokenizer.fromPretrained(folder) : undefined
+  throwIfAborted(signal)
+  const { group, runtime } = await startRanks(config, checkpoint, options)
+  const eosTokenIds = [generationConfig.eosTokenIds, config.eosTokenIds, tokenizer?.eosTokenIds ?? []].find((ids) => ids.length > 0) ?? []
+  return { config, generationConfig, eosTokenIds, group, runtime, ...(tokenizer && { tokenizer }) }
+}
+
+async function startRanks(
+  config: ModelConfig,
+  checkpoint: Checkpoint,
+  options: PretrainedOptions
+): Promise<{ group: Group; runtime: Runtime }> {
+  const { tpSize = 1, device, devices, host, dtype = 'auto', signal } = options
+  const group = await openGroup({
+    size: tpSize,
+    dtype: dtype === 'auto' ? checkpoint.dtype : dtype,
+    ...(device && { device }),
+    ...(devices && { devices }),
+    ...(host && { host })
+  })
+  const closeGroup = (): void => void group.close() // ends a load that is under way
+  signal?.addEventListener('abort', closeGroup, { once: true })
+  try {
+    const decoder = new Decoder(group, config)
+    decoder.check(checkpoint)
+    const cacheTokens = planCache(decoder, checkpoint, options.maxTokens)
+    await decoder.load(checkpoint, options)
+    const runtime = await Runtime.create(decoder, cacheTokens)
+    throwIfAborted(signal)
+    return { group, runtime }
+  } catch (error) {
+    await group.close()
+    throwIfAborted(signal)
+    throw error
+  } finally {
+    signal?.removeEventListener('abort', closeGroup)
+  }
+}
+
+function planCache(decoder: Decoder, checkpoint: Checkpoint, maxTokens: number | undefined): number {
+  const sum = (bytesOf: (rank: number) => number): number =>
+    Array.from({ length: decoder.group.size }, (_, rank) => bytesOf(rank)).reduce((total, bytes) => total + bytes, 0)
+  return planCacheTokens(
+    {
+      weightBytes: sum((rank) => decoder.weightBytes(rank, checkpoint)),
+      cacheBytesPerToken: sum((rank) => decoder.cacheBytesPerToken(rank)),
+      contextTokens: decoder.config.maxPositionEmbeddings,
+      blockSize: defaultBlockSize,
+      ...(maxTokens !== undefined && { maxTokens })
+    },
+    availableMemory()
+  )
+}
+
+function checkArguments(folder: unknown, options: PretrainedOptions): void {
+  if (typeof folder !== 'string' || folder === '') throw invalidArgument(where, 'the path of a model folder', folder)
+  checkOptions(where, options, knownOptions)
+  const { tpSize = 1, tpPlan = 'auto', dtype = 'auto', maxTokens, onProgress, signal } = options
+  if (!Number.isInteger(tpSize) || tpSize < 1 || tpSize > maxGroupSize)
+    throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
+  if (typeof tpPlan === 'object') throw new HeddleError('unavailable', `${where}: a tpPlan by module is not in this build yet, use 'auto'`)
+  if (tpPlan !== 'auto') throw invalidArgument(`${where}: tpPlan`, "'auto'", tpPlan)
+  if (dtype !== 'auto' && !dtypes.includes(dtype))
+    throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
+  if (maxTokens !== undefined) checkPositive(where, { maxTokens })
+  if (onProgress !== undefined && typeof onProgress !== 'function') throw invalidArgument(`${where}: onProgress`, 'a function', onProgress)
+  checkSignal(where, signal)
+}

@@ -1,0 +1,88 @@
+// What a loaded decoder runs with: one paged cache, the program that generates, and programs that hand out logits, compiled when first
+// asked for.
+import { HeddleError } from '../errors'
+import type { Group } from '../group'
+import { defaultBlockSize, KVCaches } from '../kv-caches'
+import type { Decoder } from '../models/decoder'
+import { oneSequence, Program } from '../program'
+import { Engine } from './engine'
+import { BlockPool } from './kv-blocks'
+
+const maxBatchTokens = 512
+const maxSequences = 64
+
+/** Floats that one step hands out at most, unless a single row is longer. */
+const maxLogitsPerStep = 8 * 2 ** 20
+
+export type LogitsRows = 'all' | 'last'
+
+export class Runtime {
+  readonly #programs = new Map<LogitsRows, Promise<Program>>()
+
+  private constructor(
+    readonly decoder: Decoder,
+    readonly pool: BlockPool,
+    readonly engine: Engine,
+    private readonly caches: KVCaches
+  ) {}
+
+  /** Takes the memory of the caches and the workspace. */
+  static async create(decoder: Decoder, cacheTokens: number): Promise<Runtime> {
+    const { group } = decoder
+    const blockCount = Math.ceil(cacheTokens / defaultBlockSize)
+    const caches = new KVCaches(group, blockCount)
+    const limits = { maxTokens: Math.min(maxBatchTokens, cacheTokens), maxSequences: Math.min(maxSequences, cacheTokens) }
+    const program = await Program.create(group, { ...limits, caches }, (g) => decoder.sample(decoder.hidden(g)))
+    const pool = new BlockPool(blockCount, defaultBlockSize)
+    const engine = new Engine({
+      run: (step) => program.run(step),
+      pool,
+      maxBatchTokens: limits.maxTokens,
+      maxSequences: limits.maxSequences
+    })
+    return new Runtime(decoder, pool, engine, caches)
+  }
+
+  /** Tokens of one sequence at most: the model's positions, or less where the cache is smaller. */
+  get contextLength(): number {
+    return Math.min(this.decoder.config.maxPositionEmbeddings, this.pool.blockCount * this.pool.blockSize)
+  }
+
+  /**
+   * Logits of one sequence, computed from position 0 in blocks that are given back at the end; `write` gets them in pieces of whole rows.
+   */
+  async logits(ids: readonly number[], rows: LogitsRows, write: (logits: Float32Array) => void): Promise<void> {
+    const program = await this.#program(rows)
+    const blocks = await this.pool.acquire(this.pool.blocksFor(ids.length))
+    try {
+      for (let start = 0; start < ids.length; start += program.options.maxTokens) {
+        const end = Math.min(start + program.options.maxTokens, ids.length)
+        const { outputs } = await program.run(oneSequence(Int32Array.from(ids.slice(start, end)), start, blocks))
+        if (rows === 'all' || end === ids.length) write(outputs.logits!.data)
+      }
+    } finally {
+      this.pool.give(blocks)
+    }
+  }
+
+  /** Ends what runs with `error`. The memory goes with the group. */
+  close(error: HeddleError): void {
+    this.engine.close(error)
+    this.pool.close(error)
+  }
+
+  #program(rows: LogitsRows): Promise<Program> {
+    const existing = this.#programs.get(rows)
+    if (existing) return existing
+    const group: Group = this.decoder.group
+    const stepRows = rows === 'all' ? Math.max(1, Math.floor(maxLogitsPerStep / this.decoder.config.vocabSize)) : maxBatchTokens
+    const maxTokens = Math.min(stepRows, maxBatchTokens)
+    const program = Program.create(group, { maxTokens, maxSequences: 1, caches: this.caches }, (g) => {
+      const hidden = this.decoder.hidden(g)
+      g.output('logits', this.decoder.logits(rows === 'last' ? hidden.lastRows() : hidden))
+    })
+    this.#programs.set(rows, program)
+    program.catch(() => this.#programs.delete(rows)) // memory may be there the next time
+    return program
+  }
+}

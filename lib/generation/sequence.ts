@@ -1,0 +1,58 @@
+// One sequence of tokens on its way through the engine: what is known, what is submitted, and who wants to hear of it.
+import type { HeddleError } from '../errors'
+import type { SamplingSpec } from '../program'
+import { BlockTable } from './kv-blocks'
+import type { BlockPool } from './kv-blocks'
+
+export type FinishReason = 'stop' | 'length' | 'aborted'
+
+export interface SequenceRequest {
+  promptIds: readonly number[]
+  sampling: SamplingSpec
+  /** tokens of prompt and answer together, at most */
+  maxLength: number
+  /** Takes a new token; true ends the sequence with 'stop'. */
+  onToken: (id: number) => boolean
+  /** Called once, when blocks and slot are free again. */
+  onFinish: (outcome: FinishReason | HeddleError) => void
+}
+
+export class Sequence {
+  /** prompt and answer, as far as they are known here */
+  readonly tokens: number[]
+  readonly table: BlockTable
+  /** tokens that are in the cache, or will be by the steps submitted so far */
+  submitted = 0
+  /** length once every step submitted so far has come back */
+  plannedLength: number
+  /** steps submitted and not yet back */
+  stepsInFlight = 0
+  slot = -1
+  finished = false
+
+  constructor(
+    readonly request: SequenceRequest,
+    pool: BlockPool
+  ) {
+    this.tokens = [...request.promptIds]
+    this.plannedLength = this.tokens.length
+    this.table = new BlockTable(pool)
+  }
+
+  /** Tokens that a step could take: one in decode, more in prefill, none when the length is reached. */
+  get pending(): number {
+    return this.plannedLength < this.request.maxLength ? this.plannedLength - this.submitted : 0
+  }
+
+  /** Token `index` as a step takes it: its id, or where the ranks find it when it has not come back yet. */
+  stepToken(index: number): number {
+    return this.tokens[index] ?? -1 - this.slot
+  }
+
+  /** Back to the start, to be computed again from the tokens that are known. Only with no step in flight. */
+  rewind(): void {
+    this.submitted = 0
+    this.slot = -1
+    this.table.release()
+  }
+}

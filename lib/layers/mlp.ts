@@ -1,0 +1,68 @@
+// The feed-forward block: its inner width is split over the ranks, one all-reduce at the end.
+import { checkFlags, checkOptions, checkPositive } from '../checks'
+import { HeddleError } from '../errors'
+import type { Group } from '../group'
+import { splitEvenly } from '../shard'
+import type { ActivationKind, Value } from '../value'
+import { Layer } from './layer'
+import type { LayerOptions } from './layer'
+import { MergedColumnParallelLinear, RowParallelLinear } from './linear'
+
+const activationKinds: readonly ActivationKind[] = ['gelu', 'gelu_tanh', 'relu', 'silu']
+const knownOptions = ['hiddenSize', 'intermediateSize', 'activation', 'gated', 'bias', 'strict']
+
+export interface MLPOptions extends LayerOptions {
+  hiddenSize: number
+  intermediateSize: number
+  /** default `silu` */
+  activation?: ActivationKind
+  /** `down(activation(gate(x)) * up(x))`, the default; else `fc2(activation(fc1(x)))` */
+  gated?: boolean
+  bias?: boolean
+}
+
+/**
+ * `load`: `gate_proj.weight`, `up_proj.weight` [intermediateSize, hiddenSize] and `down_proj.weight` [hiddenSize, intermediateSize], or
+ * not gated `fc1.weight` and `fc2.weight`; with `bias` also `….bias`. Throws `invalid_argument` where intermediateSize does not divide.
+ */
+export class TPMLP extends Layer {
+  readonly gated: boolean
+  readonly activation: ActivationKind
+  readonly #up: MergedColumnParallelLinear
+  readonly #down: RowParallelLinear
+
+  constructor(group: Group, options: MLPOptions) {
+    super(group)
+    checkOptions('TPMLP', options, knownOptions)
+    const { hiddenSize, intermediateSize, activation = 'silu', gated = true, bias = false, strict } = options
+    checkFlags('TPMLP', { gated, bias, strict })
+    checkPositive('TPMLP', { hiddenSize, intermediateSize })
+    if (!activationKinds.includes(activation)) {
+      throw new HeddleError('invalid_argument', `TPMLP: expected activation ${activationKinds.join(' | ')}, got ${String(activation)}`)
+    }
+    this.gated = gated
+    this.activation = activation
+    const ranges = splitEvenly('TPMLP', 'intermediateSize', intermediateSize, group.size)
+    const prefixes = gated ? ['gate_proj.', 'up_proj.'] : ['fc1.']
+    this.#up = new MergedColumnParallelLinear(
+      group,
+      hiddenSize,
+      prefixes.map((prefix) => ({ prefix, outFeatures: intermediateSize, ranges })),
+      bias
+    )
+    this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias })
+  }
+
+  protected override children(): [string, Layer][] {
+    return [
+      ['', this.#up],
+      [this.gated ? 'down_proj.' : 'fc2.', this.#down]
+    ]
+  }
+
+  /** `[tokens, hiddenSize]` → the same. */
+  forward(x: Value): Value {
+    const y = this.#up.forward(x)
+    return this.#down.forward(this.gated ? y.gated(this.activation) : y.activation(this.activation))
+  }
+}

@@ -1,0 +1,264 @@
+// Finds and loads the addon, and is the one place that knows its types. Nothing above this file calls native code otherwise.
+import path from 'node:path'
+import { HeddleError, isHeddleErrorCode, messageOf } from './errors'
+
+export type DType = 'float32' | 'bfloat16' | 'float16'
+
+/** Where the elements of a piece come from: a region of a file, or an array that is copied before the call returns. */
+export type PieceSource = { path: string } | { data: Float32Array | Uint16Array }
+
+/** A rectangle of elements that fills part of a tensor. Offsets and strides of the source are in bytes, those of the target in elements. */
+export interface PieceSpec {
+  source: PieceSource
+  dtype: DType
+  offset: number
+  rows: number
+  rowElements: number
+  rowStride: number
+  targetOffset: number
+  targetStride: number
+}
+
+/** One rank's tensor. Elements that no piece covers are zero. */
+export interface TensorSpec {
+  dtype: DType
+  shape: number[]
+  role: 'weight' | 'cache'
+  pieces: PieceSpec[]
+}
+
+export type Op =
+  | 'input' | 'embed' | 'linear' | 'addBias' | 'add' | 'allReduce' | 'allGather' | 'slice' | 'rmsNorm' | 'layerNorm' | 'gated'
+  | 'activation' | 'attention' | 'lastRows' | 'sample' | 'output'
+
+export type Attribute = number | boolean | string | number[]
+
+/** One operation of a program on one rank. `inputs` are indices of earlier nodes, `tensors` are tensor ids, -1 where absent. */
+export interface NodeSpec {
+  op: Op
+  inputs: number[]
+  tensors: number[]
+  /** columns of the result on this rank */
+  width: number
+  attributes: Record<string, Attribute>
+}
+
+export interface ProgramSpec {
+  /** one list per rank, all of the same length and operations */
+  nodes: NodeSpec[][]
+  maxTokens: number
+  maxSequences: number
+}
+
+export interface HostTensor { data: Float32Array; shape: number[] }
+
+/** Sampling of one sequence: greedy at temperature 0; topK 0, topP 1 and minP 0 are off. The seed is a non-negative safe integer. */
+export interface SamplingSpec { temperature: number; topK: number; topP: number; minP: number; seed: number }
+
+/** One step over the ragged batch. A token of `-1 - slot` means the token that was last sampled in that slot. */
+export interface StepSpec {
+  tokens: Int32Array
+  positions: Int32Array
+  sequenceStarts: Int32Array
+  slots: Int32Array
+  blockTable: Int32Array
+  /** one per sequence; none: greedy */
+  sampling?: SamplingSpec[]
+  inputs?: Record<string, HostTensor>
+}
+
+export interface StepResult { tokens: Int32Array; outputs: Record<string, HostTensor> }
+
+export interface RankInfo {
+  rank: number
+  device: string
+  weightBytes: number
+  cacheBytes: number
+  workspaceBytes: number
+  /** bytes read from files, and the part of them that went into tensors */
+  fileBytesRead: number
+  fileBytesUsed: number
+}
+
+export interface GroupOptions { size: number; device: 'cpu' | 'cuda'; devices?: number[]; dtype: DType }
+
+/** What the CPU kernels found: the instruction set they run with and the number of hardware threads that this process may use. */
+export interface CpuInfo { isa: string; coreCount: number }
+
+/** Made by the addon alone, tagged there with its type, opaque here. */
+type Mailbox = { readonly mailbox: unique symbol }
+type GroupHandle = { readonly group: unique symbol }
+
+type OnCompletion = (ticket: number, code?: string, message?: string, rank?: number, result?: unknown) => void
+
+/** A call with a ticket throws at once for bad arguments, else it completes that ticket once, unless the environment ends before. */
+interface Addon {
+  version: string
+  initialize(onCompletion: OnCompletion): Mailbox
+  openGroup(mailbox: Mailbox, ticket: number, options: GroupOptions): GroupHandle
+  createTensor(ticket: number, group: GroupHandle, id: number, specs: TensorSpec[]): void
+  createProgram(ticket: number, group: GroupHandle, id: number, spec: ProgramSpec): void
+  runProgram(ticket: number, group: GroupHandle, id: number, step: StepSpec): void
+  readTensor(ticket: number, group: GroupHandle, id: number, rank: number): void
+  dispose(ticket: number, group: GroupHandle, ids: number[]): void
+  closeGroup(ticket: number, group: GroupHandle): void
+  groupInfo(group: GroupHandle): RankInfo[]
+  cpuInfo(): CpuInfo
+}
+
+interface Pending {
+  resolve(result: never): void
+  reject(error: HeddleError): void
+  caller: { stack?: string }
+  /** the group at work: the garbage collector must not end it before its answer */
+  holder: unknown
+}
+
+/** The promises of everything that was asked of the addon and is not done yet: ticket → promise. The only place that settles one. */
+class Tickets {
+  #last = 0
+  readonly #pending = new Map<number, Pending>()
+
+  submit<T>(holder: unknown, call: (ticket: number) => void): Promise<T> {
+    const ticket = ++this.#last
+    const caller: { stack?: string } = {}
+    Error.captureStackTrace(caller, this.submit) // kept unformatted until there is an error to show it in
+    return new Promise<T>((resolve, reject) => {
+      this.#pending.set(ticket, { resolve, reject, caller, holder })
+      try {
+        call(ticket)
+      } catch (thrown) {
+        this.#pending.delete(ticket)
+        reject(rebuilt(thrown))
+      }
+    })
+  }
+
+  readonly settle: OnCompletion = (ticket, code, message, rank, result) => {
+    const pending = this.#pending.get(ticket)
+    if (!pending) return
+    this.#pending.delete(ticket)
+    if (code === undefined) return pending.resolve(result as never)
+    pending.reject(nativeError(code, message ?? '', rank, pending.caller))
+  }
+}
+
+function nativeError(code: string, message: string, rank: number | undefined, caller: { stack?: string }): HeddleError {
+  const error = new HeddleError(isHeddleErrorCode(code) ? code : 'device_failed', message, rank === undefined ? {} : { details: { rank } })
+  const frames = caller.stack?.indexOf('\n') ?? -1
+  if (frames >= 0) error.stack = `${error.name}: ${message}${caller.stack!.slice(frames)}`
+  return error
+}
+
+/** Errors made by native code are not of our class, in jest not even of our Error: build them anew. */
+function rebuilt(thrown: unknown): HeddleError {
+  if (thrown instanceof HeddleError) return thrown
+  const code = typeof thrown === 'object' && thrown !== null && 'code' in thrown ? thrown.code : undefined
+  if (isHeddleErrorCode(code)) return new HeddleError(code, messageOf(thrown))
+  const message = `native call: expected arguments that can be read, got: ${messageOf(thrown)}`
+  return new HeddleError('invalid_argument', message, { cause: thrown })
+}
+
+function guarded<T>(call: () => T): T {
+  try {
+    return call()
+  } catch (thrown) {
+    throw rebuilt(thrown)
+  }
+}
+
+interface Connection { addon: Addon; mailbox: Mailbox; tickets: Tickets }
+
+let connection: Connection | undefined
+
+/** Loads the addon at the first use: importing heddle needs no binary, so plans and tokenizers work without one. */
+function connect(): Connection {
+  if (connection) return connection
+  const addon = loadAddon()
+  const tickets = new Tickets()
+  connection = { addon, tickets, mailbox: guarded(() => addon.initialize(tickets.settle)) }
+  return connection
+}
+
+function loadAddon(): Addon {
+  const root = path.resolve(__dirname, '..')
+  try {
+    return (require('node-gyp-build') as (root: string) => Addon)(root)
+  } catch (cause) {
+    const { platform, arch, version } = process
+    const message = `heddle: expected a native addon for ${platform}-${arch} (Node ${version}), got: ${messageOf(cause)}. ` +
+      'If install scripts were blocked run: npm rebuild heddle, or: npx heddle-build'
+    throw new HeddleError('unavailable', message, { cause, details: { platform, arch, root } })
+  }
+}
+
+export function cpuInfo(): CpuInfo {
+  const { addon } = connect()
+  return guarded(() => addon.cpuInfo())
+}
+
+export function nativeVersion(): string {
+  return connect().addon.version
+}
+
+/** The ranks of one group as native code holds them. Calls are handled in order, on every rank; all fail with `closed` after `close()`. */
+export class NativeGroup {
+  #closing: Promise<void> | undefined
+
+  private constructor(readonly size: number, private readonly handle: GroupHandle, private readonly connection: Connection) {}
+
+  static async open(options: GroupOptions): Promise<NativeGroup> {
+    const connection = connect()
+    let handle: GroupHandle | undefined
+    await connection.tickets.submit<void>(undefined, (ticket) => {
+      handle = connection.addon.openGroup(connection.mailbox, ticket, options)
+    })
+    return new NativeGroup(options.size, handle!, connection)
+  }
+
+  get closed(): boolean {
+    return this.#closing !== undefined
+  }
+
+  createTensor(id: number, specs: TensorSpec[]): Promise<void> {
+    return this.#submit((addon, ticket) => addon.createTensor(ticket, this.handle, id, specs))
+  }
+
+  createProgram(id: number, spec: ProgramSpec): Promise<void> {
+    return this.#submit((addon, ticket) => addon.createProgram(ticket, this.handle, id, spec))
+  }
+
+  runProgram(id: number, step: StepSpec): Promise<StepResult> {
+    return this.#submit((addon, ticket) => addon.runProgram(ticket, this.handle, id, step))
+  }
+
+  readTensor(id: number, rank: number): Promise<HostTensor> {
+    return this.#submit((addon, ticket) => addon.readTensor(ticket, this.handle, id, rank))
+  }
+
+  /** Frees tensors and programs once the work submitted before is done. Never fails: what is closed or broken holds nothing to free. */
+  dispose(ids: number[]): void {
+    if (this.#closing) return
+    this.#submit<void>((addon, ticket) => addon.dispose(ticket, this.handle, ids)).catch(() => {})
+  }
+
+  /** Ends running work between two operations, frees all memory of the ranks and ends their threads. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.connection.tickets.submit<void>(this, (ticket) => this.connection.addon.closeGroup(ticket, this.handle))
+    return this.#closing
+  }
+
+  info(): RankInfo[] {
+    if (this.#closing) throw closedError()
+    return guarded(() => this.connection.addon.groupInfo(this.handle))
+  }
+
+  #submit<T>(call: (addon: Addon, ticket: number) => void): Promise<T> {
+    if (this.#closing) return Promise.reject(closedError())
+    return this.connection.tickets.submit<T>(this, (ticket) => call(this.connection.addon, ticket))
+  }
+}
+
+function closedError(): HeddleError {
+  return new HeddleError('closed', 'Group: expected an open group, got one that is closed')
+}

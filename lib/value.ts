@@ -1,0 +1,228 @@
+// The nodes of a forward pass while it is recorded: no memory, only shapes and how the ranks' parts relate.
+import { HeddleError } from './errors'
+import { CacheRequest } from './kv-caches'
+import type { Recorder } from './program'
+import type { Attribute, Op } from './native'
+import type { Tensor } from './tensor'
+
+/** `replicated`: equal on all ranks; `sharded`: columns split over the ranks; `partial`: the ranks' values add up to the whole. */
+export type Layout = 'replicated' | 'sharded' | 'partial'
+
+export type ActivationKind = 'gelu' | 'gelu_tanh' | 'relu' | 'silu'
+
+/** An attribute that differs between ranks. */
+export class PerRank {
+  constructor(readonly values: readonly Attribute[]) {}
+}
+
+export interface AttentionInputs {
+  /** identity of the layer whose cache this is */
+  layer: object
+  /** per rank: query heads, KV heads, and for each local query head its local KV head */
+  headCounts: readonly number[]
+  kvHeadCounts: readonly number[]
+  kvHeadOfQuery: readonly number[][]
+  headDim: number
+  scale: number
+  causal: boolean
+  slidingWindow: number
+  rope?: { inverseFrequencies: Tensor; dim: number; scale: number }
+  queryNorm?: Tensor
+  keyNorm?: Tensor
+  normEps: number
+}
+
+interface NodeInit {
+  inputs?: Value[]
+  tensors?: (Tensor | CacheRequest | undefined)[]
+  attributes?: Record<string, Attribute | PerRank>
+  widths?: readonly number[]
+  layout?: Layout
+  rows?: Value['rows']
+}
+
+/** `[tokens, width]`, or `[sequences, width]` after `lastRows`; the width is one number per rank. Methods record and return new values. */
+export class Value {
+  constructor(
+    readonly recorder: Recorder,
+    readonly index: number,
+    readonly widths: readonly number[],
+    readonly layout: Layout,
+    readonly rows: 'tokens' | 'sequences'
+  ) {}
+
+  /** Width of the whole: of a sharded value the sum over the ranks. */
+  get width(): number {
+    return this.layout === 'sharded' ? this.widths.reduce((sum, width) => sum + width, 0) : this.widths[0]!
+  }
+
+  /** `y = x · weightᵀ`: sharded by a weight that is split by rows, a partial sum by one that is split by columns. */
+  linear(weight: Tensor): Value {
+    const expected = weight.sharding === 'columns' ? 'sharded' : 'replicated'
+    if (this.recorder.size > 1) this.#expect('linear', expected)
+    this.#expectWidths(
+      'linear',
+      this.recorder.ranks.map((rank) => weight.width(rank))
+    )
+    const layout = ({ rows: 'sharded', columns: 'partial', replicated: 'replicated' } as const)[weight.sharding]
+    return this.#node('linear', { tensors: [weight], widths: this.recorder.ranks.map((rank) => weight.rows(rank)), layout })
+  }
+
+  /** Adds a vector to every row; the bias is split as the value is. A partial sum is refused: each rank would add the bias. */
+  addBias(bias: Tensor): Value {
+    this.#expect('addBias', 'replicated', 'sharded')
+    this.#expectWidths(
+      'addBias',
+      this.recorder.ranks.map((rank) => bias.rows(rank))
+    )
+    return this.#node('addBias', { tensors: [bias] })
+  }
+
+  add(other: Value): Value {
+    if (other.recorder !== this.recorder) throw invalid('add', 'a value of the same recording', 'one of another')
+    if (other.layout !== this.layout || other.rows !== this.rows)
+      throw invalid('add', `a ${this.layout} value of ${this.rows}`, `a ${other.layout} one of ${other.rows}`)
+    this.#expectWidths('add', other.widths)
+    return this.#node('add', { inputs: [this, other] })
+  }
+
+  /** The sum of the ranks' partial values, on every rank. */
+  allReduce(): Value {
+    this.#expect('allReduce', 'partial')
+    if (this.recorder.size === 1) return this.#as('replicated')
+    return this.#node('allReduce', { layout: 'replicated' })
+  }
+
+  /** The whole of a sharded value, on every rank. */
+  allGather(): Value {
+    if (this.layout === 'replicated') return this
+    this.#expect('allGather', 'sharded')
+    if (this.recorder.size === 1) return this.#as('replicated')
+    return this.#node('allGather', {
+      attributes: { widths: [...this.widths] },
+      widths: this.recorder.perRank(this.width),
+      layout: 'replicated'
+    })
+  }
+
+  /** This rank's columns of a replicated value: `ranges[rank]`. No communication. */
+  shard(ranges: readonly { start: number; end: number }[]): Value {
+    this.#expect('shard', 'replicated')
+    if (this.recorder.size === 1) return this.#as('sharded')
+    return this.#node('slice', {
+      attributes: { start: new PerRank(ranges.map((range) => range.start)) },
+      widths: ranges.map((range) => range.end - range.start),
+      layout: 'sharded'
+    })
+  }
+
+  /** Columns `[start, start + width)` of a replicated value. */
+  slice(start: number, width: number): Value {
+    this.#expect('slice', 'replicated')
+    if (start === 0 && width === this.width) return this
+    return this.#node('slice', { attributes: { start }, widths: this.recorder.perRank(width) })
+  }
+
+  rmsNorm(weight: Tensor, eps: number): Value {
+    this.#expect('rmsNorm', 'replicated')
+    return this.#node('rmsNorm', { tensors: [weight], attributes: { eps } })
+  }
+
+  layerNorm(weight: Tensor, bias: Tensor | undefined, eps: number): Value {
+    this.#expect('layerNorm', 'replicated')
+    return this.#node('layerNorm', { tensors: [weight, bias], attributes: { eps } })
+  }
+
+  activation(kind: ActivationKind): Value {
+    this.#expect('activation', 'replicated', 'sharded')
+    return this.#node('activation', { attributes: { kind } })
+  }
+
+  /** `activation(gate) * up` of a value that holds `gate | up` on each rank; half as wide. */
+  gated(kind: ActivationKind): Value {
+    this.#expect('gated', 'replicated', 'sharded')
+    return this.#node('gated', { attributes: { kind }, widths: this.widths.map((width) => width / 2) })
+  }
+
+  /** Rotary embedding, cache append and attention over `queries | keys | values`; `[tokens, headCount * headDim]` on each rank. */
+  attention(inputs: AttentionInputs): Value {
+    const { headDim, headCounts, kvHeadCounts } = inputs
+    this.#expectWidths(
+      'attention',
+      headCounts.map((count, rank) => (count + 2 * kvHeadCounts[rank]!) * headDim)
+    )
+    const cache = new CacheRequest(inputs.layer, kvHeadCounts, headDim)
+    return this.#node('attention', {
+      tensors: [cache, inputs.rope?.inverseFrequencies, inputs.queryNorm, inputs.keyNorm],
+      attributes: {
+        headCount: new PerRank(headCounts),
+        kvHeadCount: new PerRank(kvHeadCounts),
+        kvHeadOfQuery: new PerRank(inputs.kvHeadOfQuery),
+        headDim,
+        scale: inputs.scale,
+        causal: inputs.causal,
+        slidingWindow: inputs.slidingWindow,
+        ropeDim: inputs.rope?.dim ?? 0,
+        ropeScale: inputs.rope?.scale ?? 1,
+        normEps: inputs.normEps
+      },
+      widths: headCounts.map((count) => count * headDim)
+    })
+  }
+
+  /** The rows of the last token of each sequence. */
+  lastRows(): Value {
+    if (this.rows === 'sequences') return this
+    return this.#node('lastRows', { rows: 'sequences' })
+  }
+
+  /** Rows of a table that is split over the vocabulary: a partial sum, since a foreign token id gives a zero row. Only of `g.tokens()`. */
+  embed(weight: Tensor, vocabSize: number, firstRows: readonly number[]): Value {
+    if (this.index !== Recorded.tokens) throw invalid('embed', 'the token ids of the step, g.tokens()', 'another value')
+    return this.#node('embed', {
+      inputs: [],
+      tensors: [weight],
+      attributes: { firstRow: new PerRank(firstRows), vocabSize },
+      widths: this.recorder.ranks.map((rank) => weight.width(rank)),
+      layout: 'partial'
+    })
+  }
+
+  /** Draws one token per sequence from logits that are split over the vocabulary; the step's result carries them. */
+  sample(vocabSize: number, firstIds: readonly number[]): void {
+    if (this.rows !== 'sequences') throw invalid('sample', 'rows of sequences, after lastRows()', 'rows of tokens')
+    this.#node('sample', { attributes: { firstId: new PerRank(firstIds), vocabSize }, widths: this.recorder.perRank(1) })
+  }
+
+  #node(op: Op, init: NodeInit): Value {
+    return this.recorder.record(op, {
+      inputs: init.inputs ?? [this],
+      tensors: init.tensors ?? [],
+      attributes: init.attributes ?? {},
+      widths: init.widths ?? this.widths,
+      layout: init.layout ?? this.layout,
+      rows: init.rows ?? this.rows
+    })
+  }
+
+  #as(layout: Layout): Value {
+    return new Value(this.recorder, this.index, this.widths, layout, this.rows)
+  }
+
+  #expect(op: string, ...layouts: Layout[]): void {
+    if (this.index === Recorded.tokens) throw invalid(op, 'activations', 'token ids')
+    if (!layouts.includes(this.layout)) throw invalid(op, `a ${layouts.join(' or ')} value`, `a ${this.layout} one`)
+  }
+
+  #expectWidths(op: string, widths: readonly number[]): void {
+    if (this.widths.some((width, rank) => width !== widths[rank]))
+      throw invalid(op, `local widths ${widths.join(', ')}`, this.widths.join(', '))
+  }
+}
+
+/** Indices of values that no node makes. */
+export const Recorded = { tokens: -1 } as const
+
+function invalid(op: string, expected: string, got: string): HeddleError {
+  return new HeddleError('invalid_argument', `${op}: expected ${expected}, got ${got}`)
+}

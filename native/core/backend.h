@@ -1,0 +1,89 @@
+// Memory and kernels of one kind of device. One object per rank, used by that rank's thread alone.
+// A backend is complete or absent: every operation of a Program is one method here and one file in its folder.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/communicator.h"
+#include "core/message.h"
+#include "core/tensor.h"
+
+namespace heddle {
+
+enum class Activation : uint8_t { gelu, gelu_tanh, relu, silu };
+
+struct AttentionSpec {
+  int64_t head_count = 0;                             // query heads of this rank
+  int64_t kv_head_count = 0;                          // KV heads that this rank holds
+  int64_t head_dim = 0;
+  std::vector<int32_t> kv_head_of_query;              // [head_count] local KV head of each local query head
+  float scale = 0;                                    // usually 1 / sqrt(headDim)
+  bool causal = true;
+  int64_t sliding_window = 0;                         // keys seen: the last slidingWindow positions, own included; 0: all
+  int64_t block_size = 0;                             // tokens of a cache block
+  int64_t block_count = 0;
+  int64_t rope_dim = 0;                               // leading elements of a head that rotate; 0: no rotary embedding
+  float rope_scale = 1;                               // factor on cos and sin (YaRN); 1 otherwise
+  float norm_eps = 0;                                 // of the query and key norms
+};
+
+// The tensors attention reads beside its input; absent ones are null.
+struct AttentionTensors {
+  Tensor* cache = nullptr;                            // [2 (keys, values), blockCount, kvHeadCount, blockSize, headDim]
+  const Tensor* inverse_frequencies = nullptr;        // float32 [ropeDim / 2]; angle = position * frequency, in float32
+  const Tensor* query_norm = nullptr;                 // [headDim]: RMS norm of every head before the rotation
+  const Tensor* key_norm = nullptr;
+};
+
+// The step as the kernels see it; arrays as in Step, with tokens resolved.
+struct StepView {
+  int64_t token_count = 0;
+  int64_t sequence_count = 0;
+  int64_t blocks_per_sequence = 0;
+  const int32_t* tokens = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* sequence_starts = nullptr;
+  const int32_t* slots = nullptr;
+  const int32_t* block_table = nullptr;
+  const SamplingParams* sampling = nullptr;           // [sequenceCount]
+};
+
+struct SampleSpec {
+  int64_t first_id = 0;                               // token id of column 0 of this rank's logits
+  int64_t vocab_size = 0;                             // ids from here on are padding and never win
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string description() const = 0;        // for info(): "cpu (avx512bf16)"
+  virtual Buffer allocate(size_t bytes) = 0;          // zeroed, 64-byte aligned; throws out_of_memory
+  virtual DType activation_dtype() const = 0;         // of every View
+  virtual void upload(void* target, const void* source, size_t bytes) = 0;    // host → device
+  virtual void download(void* target, const void* source, size_t bytes) = 0;  // device → host
+
+  // Makes the step's arrays resident until the next begin_step and puts sampled tokens in place of "-1 - slot".
+  virtual StepView begin_step(const Step& step) = 0;
+
+  // Every y may be the same memory as x where widths agree, except for linear, slice, gated and attention.
+  virtual void embed(const StepView& step, const Tensor& weight, int64_t first_row, View y) = 0;  // foreign ids: zero rows
+  virtual void linear(View x, const Tensor& weight, View y) = 0;              // y = x · weightᵀ; weight [out, in]
+  virtual void add_bias(View x, const Tensor& bias, View y) = 0;
+  virtual void add(View a, View b, View y) = 0;
+  virtual void slice(View x, int64_t start, View y) = 0;                      // columns [start, start + y.width)
+  virtual void rms_norm(View x, const Tensor& weight, float eps, View y) = 0;
+  virtual void layer_norm(View x, const Tensor& weight, const Tensor* bias, float eps, View y) = 0;
+  virtual void activation(View x, Activation kind, View y) = 0;
+  virtual void gated(View x, Activation kind, View y) = 0;                    // x = [gate | up]; y = kind(gate) * up
+  // qkv = [queries | keys | values] of the step's tokens; appends to the cache, then attends. y [tokens, headCount * headDim]
+  virtual void attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec, View y) = 0;
+  virtual void last_rows(const StepView& step, View x, View y) = 0;           // y[i] = x[last token of sequence i]
+  // One token per sequence, the same on every rank; kept in the sequence's slot and written to `tokens` (host).
+  virtual void sample(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator, int32_t* tokens) = 0;
+
+  virtual void synchronize() = 0;                     // until all submitted work is done
+};
+
+}  // namespace heddle

@@ -1,0 +1,210 @@
+#include "core/fill.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "core/error.h"
+
+namespace heddle {
+
+namespace {
+
+constexpr uint64_t kLargestRead = 8u << 20;           // bytes straight into a tensor between two looks at `cancelled`
+constexpr uint64_t kScratch = 256u << 10;  // bytes read at once where elements are converted or picked out of rows
+
+[[noreturn]] void invalid(const std::string& text) {
+  throw Error(ErrorCode::invalid_argument, "CreateTensor: " + text);
+}
+
+// base + steps * stride + length; false where that overflows.
+bool end_of(uint64_t base, uint64_t steps, uint64_t stride, uint64_t length, uint64_t& end) {
+  uint64_t product = 0;
+  return !__builtin_mul_overflow(steps, stride, &product) && !__builtin_add_overflow(base, product, &end) &&
+         !__builtin_add_overflow(end, length, &end);
+}
+
+void check_target(const Piece& piece, int64_t count) {
+  if (piece.rows < 0 || piece.row_elements < 0 || piece.target_offset < 0 || piece.target_stride < 0) {
+    invalid("expected rows, elements and target offsets of at least 0");
+  }
+  if (piece.rows == 0 || piece.row_elements == 0) return;
+  uint64_t end = 0;
+  const bool fits = end_of(static_cast<uint64_t>(piece.target_offset), static_cast<uint64_t>(piece.rows - 1),
+                           static_cast<uint64_t>(piece.target_stride), static_cast<uint64_t>(piece.row_elements), end);
+  if (fits && end <= static_cast<uint64_t>(count)) return;
+  invalid("expected a piece inside the tensor's " + std::to_string(count) + " elements, got " +
+          std::to_string(piece.rows) + " rows of " + std::to_string(piece.row_elements) + " from element " +
+          std::to_string(piece.target_offset));
+}
+
+// Where the source of a piece is: a file or bytes, of a known size.
+class Source {
+ public:
+  Source(const Piece& piece, SourceFiles& files) : bytes_(piece.path.empty() ? piece.bytes.get() : nullptr) {
+    if (!piece.path.empty()) {
+      file_ = &files.open(piece.path);
+    } else if (!bytes_) {
+      invalid("a piece has neither a path nor bytes");
+    }
+  }
+
+  bool is_file() const { return file_ != nullptr; }
+  uint64_t size() const { return file_ ? file_->size() : bytes_->size(); }
+
+  void read(uint64_t offset, void* target, uint64_t count) const {
+    if (file_) {
+      file_->read(offset, target, count);
+    } else {
+      std::memcpy(target, bytes_->data() + offset, count);
+    }
+  }
+
+  [[noreturn]] void too_short(const std::string& expected) const {
+    const std::string got = ", got " + std::to_string(size());
+    if (file_)
+      throw Error(ErrorCode::corrupt_file,
+                  file_->path() + ": expected a file of at least " + expected + " bytes" + got);
+    invalid("expected at least " + expected + " bytes to fill a piece" + got);
+  }
+
+ private:
+  const std::vector<uint8_t>* bytes_;
+  SourceFile* file_ = nullptr;
+};
+
+void check_source(const Piece& piece, SourceFiles& files) {
+  const Source source(piece, files);
+  if (piece.rows == 0 || piece.row_elements == 0) return;
+  uint64_t row_bytes = 0;
+  uint64_t end = 0;
+  const bool counts =
+      !__builtin_mul_overflow(static_cast<uint64_t>(piece.row_elements), size_of(piece.dtype), &row_bytes) &&
+      end_of(piece.offset, static_cast<uint64_t>(piece.rows - 1), piece.row_stride, row_bytes, end);
+  if (!counts) source.too_short("2^64");
+  if (end > source.size()) source.too_short(std::to_string(end));
+}
+
+// Fills one piece. Runs of elements go straight into the tensor or, where the dtypes differ, through a small buffer.
+class PieceFiller {
+ public:
+  PieceFiller(char* memory, DType dtype, const Piece& piece, SourceFiles& files, FileCounters& counters,
+              const std::atomic<bool>& cancelled)
+      : memory_(memory),
+        dtype_(dtype),
+        piece_(piece),
+        source_(piece, files),
+        counters_(counters),
+        cancelled_(cancelled) {}
+
+  void fill() {
+    const auto rows = static_cast<uint64_t>(piece_.rows);
+    const auto elements = static_cast<uint64_t>(piece_.row_elements);
+    if (rows == 0 || elements == 0) return;
+    const uint64_t row_bytes = elements * size_of(piece_.dtype);
+    const bool dense = rows == 1 || (piece_.row_stride == row_bytes && piece_.target_stride == piece_.row_elements);
+    if (dense) return fill_run(piece_.offset, target_of(0), rows * elements);
+    const bool spans = row_bytes < kShortPart && piece_.row_stride >= row_bytes && piece_.row_stride <= 2 * row_bytes;
+    if (spans) return fill_spans(rows, elements, row_bytes);
+    for (uint64_t row = 0; row < rows; ++row)
+      fill_run(piece_.offset + row * piece_.row_stride, target_of(row), elements);
+  }
+
+ private:
+  char* target_of(uint64_t row) const {
+    const uint64_t element =
+        static_cast<uint64_t>(piece_.target_offset) + row * static_cast<uint64_t>(piece_.target_stride);
+    return memory_ + element * size_of(dtype_);
+  }
+
+  char* scratch() {
+    if (!scratch_) scratch_.reset(new char[kScratch]);
+    return scratch_.get();
+  }
+
+  void read(uint64_t offset, void* target, uint64_t bytes) {
+    if (cancelled_.load(std::memory_order_relaxed))
+      throw Error(ErrorCode::closed, "CreateTensor: the group was closed while it was filled");
+    source_.read(offset, target, bytes);
+    if (source_.is_file()) counters_.read.fetch_add(bytes, std::memory_order_relaxed);
+  }
+
+  void count_used(uint64_t bytes) {
+    if (source_.is_file()) counters_.used.fetch_add(bytes, std::memory_order_relaxed);
+  }
+
+  // `elements` that lie together in the source and in the tensor.
+  void fill_run(uint64_t offset, char* target, uint64_t elements) {
+    const uint64_t element = size_of(piece_.dtype);
+    const bool straight = piece_.dtype == dtype_;
+    const uint64_t at_once = (straight ? kLargestRead : kScratch) / element;
+    for (uint64_t done = 0; done < elements;) {
+      const uint64_t count = std::min(at_once, elements - done);
+      char* part = target + done * size_of(dtype_);
+      read(offset + done * element, straight ? part : scratch(), count * element);
+      if (!straight) convert(scratch(), piece_.dtype, part, dtype_, count);
+      count_used(count * element);
+      done += count;
+    }
+  }
+
+  // Short rows: as many as fit are read with the gaps between them.
+  void fill_spans(uint64_t rows, uint64_t elements, uint64_t row_bytes) {
+    const uint64_t rows_at_once = 1 + (kScratch - row_bytes) / piece_.row_stride;
+    std::vector<char> aligned(row_bytes);             // of a row: parts begin at any byte of the span
+    for (uint64_t first = 0; first < rows; first += rows_at_once) {
+      const uint64_t count = std::min(rows_at_once, rows - first);
+      read(piece_.offset + first * piece_.row_stride, scratch(), (count - 1) * piece_.row_stride + row_bytes);
+      for (uint64_t row = 0; row < count; ++row) {
+        const char* part = scratch() + row * piece_.row_stride;
+        if (piece_.dtype == dtype_) {
+          std::memcpy(target_of(first + row), part, row_bytes);
+        } else {
+          std::memcpy(aligned.data(), part, row_bytes);
+          convert(aligned.data(), piece_.dtype, target_of(first + row), dtype_, elements);
+        }
+      }
+      count_used(count * row_bytes);
+    }
+  }
+
+  char* memory_;
+  DType dtype_;
+  const Piece& piece_;
+  Source source_;
+  FileCounters& counters_;
+  const std::atomic<bool>& cancelled_;
+  std::unique_ptr<char[]> scratch_;
+};
+
+}  // namespace
+
+int64_t checked_count(const std::vector<int64_t>& shape, DType dtype) {
+  int64_t bytes = static_cast<int64_t>(size_of(dtype));
+  bool empty = false;
+  for (const int64_t length : shape) {
+    if (length < 0) invalid("expected a shape of lengths of at least 0, got " + std::to_string(length));
+    if (length == 0) empty = true;
+    // as if a 0 were a 1: the other lengths are multiplied elsewhere too, for the width of a row
+    if (__builtin_mul_overflow(bytes, std::max<int64_t>(length, 1), &bytes))
+      invalid("expected a shape that fits into memory, got one of more than 2^63 bytes");
+  }
+  return empty ? 0 : bytes / static_cast<int64_t>(size_of(dtype));
+}
+
+void check_pieces(const CreateTensor& message, SourceFiles& files) {
+  const int64_t count = checked_count(message.shape, message.dtype);
+  for (const Piece& piece : message.pieces) {
+    check_target(piece, count);
+    check_source(piece, files);
+  }
+}
+
+void fill(void* memory, const CreateTensor& message, SourceFiles& files, FileCounters& counters,
+          const std::atomic<bool>& cancelled) {
+  for (const Piece& piece : message.pieces)
+    PieceFiller(static_cast<char*>(memory), message.dtype, piece, files, counters, cancelled).fill();
+}
+
+}  // namespace heddle

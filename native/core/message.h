@@ -1,0 +1,114 @@
+// The six messages a rank understands, as plain data: no pointer into JavaScript and no closure crosses to a rank.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/tensor.h"
+
+namespace heddle {
+
+// A rectangle of elements that fills part of a tensor, from a region of a file or from bytes sent along.
+struct Piece {
+  std::string path;                                   // empty: the elements are in `bytes`
+  std::shared_ptr<const std::vector<uint8_t>> bytes;
+  DType dtype = DType::float32;                       // of the source; converted to the tensor's
+  uint64_t offset = 0;                                // bytes from the start of the source to the first element
+  int64_t rows = 0;
+  int64_t row_elements = 0;
+  uint64_t row_stride = 0;                            // bytes between the starts of two rows in the source
+  int64_t target_offset = 0;                          // elements from the start of the tensor
+  int64_t target_stride = 0;                          // elements between the starts of two rows in the tensor
+};
+
+struct CreateTensor {
+  int64_t id = 0;
+  DType dtype = DType::float32;
+  std::vector<int64_t> shape;
+  TensorRole role = TensorRole::weight;
+  std::vector<Piece> pieces;                          // what they leave uncovered is zero
+};
+
+enum class Op : uint8_t {
+  input, embed, linear, add_bias, add, all_reduce, all_gather, slice, rms_norm, layer_norm, gated, activation,
+  attention, last_rows, sample, output,
+};
+
+// One operation of a recorded forward pass. Values are numbered by the node that makes them.
+struct Node {
+  Op op = Op::input;
+  std::vector<int32_t> inputs;                        // indices of earlier nodes
+  std::vector<int64_t> tensors;                       // ids; -1: absent
+  int64_t width = 0;                                  // of the result, on this rank
+  std::map<std::string, double> numbers;              // named as in TypeScript: "eps", "headCount"
+  std::map<std::string, std::vector<double>> lists;
+  std::map<std::string, std::string> texts;
+};
+
+struct CreateProgram {
+  int64_t id = 0;
+  std::vector<Node> nodes;
+  int64_t max_tokens = 0;                             // rows of a step at most
+  int64_t max_sequences = 0;
+};
+
+struct SamplingParams {
+  float temperature = 0;                              // 0: greedy
+  int32_t top_k = 0;                                  // 0: off
+  float top_p = 1;                                    // 1: off
+  float min_p = 0;                                    // 0: off
+  uint64_t seed = 0;
+};
+
+struct HostMatrix {
+  std::vector<float> data;                            // row-major
+  std::vector<int64_t> shape;
+};
+
+// A step: a flat, ragged list of the tokens of several sequences, some in prefill, some in decode.
+struct Step {
+  std::vector<int32_t> tokens;                        // [tokenCount]; -1 - slot: the token last sampled in that slot
+  std::vector<int32_t> positions;                     // [tokenCount] consecutive within a sequence
+  std::vector<int32_t> sequence_starts;               // [sequenceCount + 1] into tokens; 0 first, tokenCount last
+  std::vector<int32_t> slots;                         // [sequenceCount] where the sampled token is kept
+  std::vector<int32_t> block_table;                   // [sequenceCount, blocksPerSequence]; -1 beyond the sequence
+  std::vector<SamplingParams> sampling;               // [sequenceCount], or empty: greedy
+  std::map<std::string, HostMatrix> inputs;           // for nodes "input"
+
+  int64_t token_count() const { return static_cast<int64_t>(positions.size()); }
+  int64_t sequence_count() const { return static_cast<int64_t>(slots.size()); }
+  int64_t blocks_per_sequence() const {
+    return slots.empty() ? 0 : static_cast<int64_t>(block_table.size() / slots.size());
+  }
+};
+
+struct RunProgram {
+  int64_t id = 0;
+  std::shared_ptr<const Step> step;
+};
+
+struct ReadTensor {
+  int64_t id = 0;
+};
+
+struct Dispose {
+  std::vector<int64_t> ids;                           // of tensors and programs, which share one sequence of ids
+};
+
+struct Close {};
+
+using Message = std::variant<CreateTensor, CreateProgram, RunProgram, ReadTensor, Dispose, Close>;
+
+// What a run gives back, from rank 0 alone: every rank holds the same.
+struct RunResult {
+  std::vector<int32_t> tokens;                        // [sequenceCount] where the program samples
+  std::map<std::string, HostMatrix> outputs;
+};
+
+using Result = std::variant<std::monostate, RunResult, HostMatrix>;
+
+}  // namespace heddle

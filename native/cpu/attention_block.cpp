@@ -1,0 +1,188 @@
+#include "cpu/attention_block.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace heddle::cpu {
+
+namespace {
+
+constexpr int64_t kTileKeys = 64;   // keys of a tile, transposed once for all rows of a query block
+constexpr int64_t kSpanKeys = 512;  // keys between two softmax updates where keys are read in place
+constexpr int64_t kDirectRows =
+    16;  // up to here keys are read in place: transposing them would cost more than it saves
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+void prefetch(const char* from, size_t bytes) {
+  constexpr size_t kLineBytes = 64;
+  for (size_t offset = 0; offset < bytes; offset += kLineBytes) __builtin_prefetch(from + offset);
+}
+
+}  // namespace
+
+// Calls visit(rows, offset from range.begin, count) for every run of rows that lie together in the cache.
+template <class Visit>
+void AttentionBlock::for_each_run(const QueryGroup& group, KeyRange range, PagedCache::Part part, Visit visit) const {
+  for (int64_t key = range.begin; key < range.end;) {
+    const int64_t count = cache_.contiguous_rows(key, range.end);
+    visit(cache_.row(part, group.sequence, key, group.kv_head), key - range.begin, count);
+    key += count;
+  }
+}
+
+// Runs in pieces, each behind a request for the piece two blocks further on. Blocks lie apart, so the processor's own
+// prefetching stops at the end of each; and asked for a block at a time, the memory would rest while the core computes.
+template <class Visit>
+void AttentionBlock::for_each_piece(const QueryGroup& group, KeyRange range, int64_t limit, PagedCache::Part part,
+                                    Visit visit) const {
+  const auto row_bytes = static_cast<size_t>(spec_.head_dim) * size_of(cache_.dtype());
+  const int64_t piece = group.rows() <= 2 ? 4 : 8;
+  for_each_run(group, range, part, [&](const void* rows, int64_t offset, int64_t count) {
+    const int64_t ahead = range.begin + offset + 2 * spec_.block_size;
+    const auto* next =
+        ahead < limit ? static_cast<const char*>(cache_.row(part, group.sequence, ahead, group.kv_head)) : nullptr;
+    for (int64_t done = 0; done < count; done += piece) {
+      const auto skipped = static_cast<size_t>(done) * row_bytes;
+      const int64_t taken = std::min(piece, count - done);
+      if (next) prefetch(next + skipped, static_cast<size_t>(taken) * row_bytes);
+      visit(static_cast<const char*>(rows) + skipped, offset + done, taken);
+    }
+  });
+}
+
+// One query block: online softmax over the keys, tile by tile.
+void AttentionBlock::attend(const QueryGroup& group) {
+  load_queries(group);
+  const KeyRange first = visible(group, 0);
+  const KeyRange last = visible(group, group.tokens - 1);
+  if (group.rows() <= kDirectRows && spec_.head_dim % kPadding == 0) {
+    for (int64_t key = first.begin; key < last.end; key += kSpanKeys) {
+      attend_in_place(group, {key, std::min(key + kSpanKeys, last.end)}, last.end);
+    }
+  } else {
+    for (int64_t key = first.begin; key < last.end; key += kTileKeys)
+      attend_tile(group, {key, std::min(key + kTileKeys, last.end)});
+  }
+  store_outputs(group);
+}
+
+// The keys that token `index` of the group sees. Both ends never fall from one token to the next.
+KeyRange AttentionBlock::visible(const QueryGroup& group, int64_t index) const {
+  const int64_t position = step_.positions[group.first + index];
+  const int64_t begin = spec_.sliding_window > 0 ? std::max<int64_t>(0, position - spec_.sliding_window + 1) : 0;
+  return {begin, spec_.causal ? position + 1 : group.context};
+}
+
+void AttentionBlock::load_queries(const QueryGroup& group) {
+  const auto count = static_cast<size_t>(group.rows() * width_);
+  scratch_.queries.assign(count, 0.0f);
+  scratch_.outputs.assign(count, 0.0f);
+  scratch_.maxima.assign(static_cast<size_t>(group.rows()), kMinusInfinity);
+  scratch_.sums.assign(static_cast<size_t>(group.rows()), 0.0f);
+  float* target = scratch_.queries.data();
+  for (int64_t token = group.first; token < group.first + group.tokens; ++token) {
+    for (const int64_t head : group.heads) {
+      query_.prepare(qkv_.floats() + token * qkv_.width + head * spec_.head_dim, token, target);
+      kernels_.scale(target, spec_.scale, spec_.head_dim, target);
+      target += width_;
+    }
+  }
+}
+
+void AttentionBlock::store_outputs(const QueryGroup& group) {
+  int64_t row = 0;
+  for (int64_t token = group.first; token < group.first + group.tokens; ++token) {
+    for (const int64_t head : group.heads) {
+      float* target = y_.floats() + token * y_.width + head * spec_.head_dim;
+      kernels_.scale(outputs(row), 1.0f / scratch_.sums[static_cast<size_t>(row)], spec_.head_dim, target);
+      ++row;
+    }
+  }
+}
+
+// Many rows: the tile's keys and values become float32 once and serve all of them.
+void AttentionBlock::attend_tile(const QueryGroup& group, KeyRange tile) {
+  const auto [begin, end] = rows_that_see(group, tile);
+  if (begin == end) return;
+  load_tile(group, tile);
+  const int64_t count = tile.end - tile.begin;
+  const Rows scores = scores_of(end - begin, kTileKeys);
+  kernels_.multiply(queries(begin), end - begin, spec_.head_dim, {scratch_.keys.data(), kTileKeys}, padded(count),
+                    scores, false);
+  soften(group, begin, end, tile, scores);
+  kernels_.multiply(scores, end - begin, count, {scratch_.values.data(), width_}, width_, {outputs(begin), width_},
+                    true);
+}
+
+// Few rows: the keys and values are read where they are. `limit` is where the last span ends.
+void AttentionBlock::attend_in_place(const QueryGroup& group, KeyRange span, int64_t limit) {
+  const int64_t rows = group.rows();
+  const Rows scores = scores_of(rows, kSpanKeys);
+  for_each_piece(group, span, limit, PagedCache::keys, [&](const void* keys, int64_t offset, int64_t count) {
+    kernels_.dot_keys(queries(0), rows, keys, cache_.dtype(), count, spec_.head_dim,
+                      {scores.data + offset, scores.stride});
+  });
+  soften(group, 0, rows, span, scores);
+  for_each_piece(group, span, limit, PagedCache::values, [&](const void* values, int64_t offset, int64_t count) {
+    kernels_.add_values({scores.data + offset, scores.stride}, rows, count, values, cache_.dtype(), width_,
+                        {outputs(0), width_});
+  });
+}
+
+// Scores become exp(score - maximum), zero where a row does not see the key; earlier outputs follow a new maximum.
+void AttentionBlock::soften(const QueryGroup& group, int64_t begin, int64_t end, KeyRange tile, Rows scores) {
+  for (int64_t row = begin; row < end; ++row) {
+    float* x = scores.row(row - begin);
+    const KeyRange seen = visible(group, row / group.group());
+    const int64_t from = std::max(seen.begin, tile.begin) - tile.begin;
+    const int64_t to = std::min(seen.end, tile.end) - tile.begin;
+    if (from >= to) {  // possible only in place, where every row takes part in every span
+      std::fill_n(x, tile.end - tile.begin, 0.0f);
+      continue;
+    }
+    std::fill_n(x, from, 0.0f);
+    std::fill(x + to, x + (tile.end - tile.begin), 0.0f);
+    const auto index = static_cast<size_t>(row);
+    const float factor = kernels_.exponentials(x + from, to - from, &scratch_.maxima[index], &scratch_.sums[index]);
+    if (factor != 1.0f) kernels_.scale(outputs(row), factor, width_, outputs(row));
+  }
+}
+
+// Rows [begin, end) of the group that see a key of the tile.
+std::pair<int64_t, int64_t> AttentionBlock::rows_that_see(const QueryGroup& group, KeyRange tile) const {
+  int64_t begin = 0;
+  int64_t end = group.tokens;
+  while (begin < end && visible(group, begin).end <= tile.begin) ++begin;
+  while (end > begin && visible(group, end - 1).begin >= tile.end) --end;
+  return {begin * group.group(), end * group.group()};
+}
+
+void AttentionBlock::load_tile(const QueryGroup& group, KeyRange tile) {
+  scratch_.keys.resize(static_cast<size_t>(spec_.head_dim * kTileKeys));
+  scratch_.values.resize(static_cast<size_t>(kTileKeys * width_));
+  for_each_run(group, tile, PagedCache::keys, [&](const void* keys, int64_t offset, int64_t count) {
+    kernels_.transpose_keys(keys, cache_.dtype(), count, spec_.head_dim, {scratch_.keys.data() + offset, kTileKeys});
+  });
+  for_each_run(group, tile, PagedCache::values,
+               [&](const void* values, int64_t offset, int64_t count) { load_values(values, offset, count); });
+}
+
+void AttentionBlock::load_values(const void* values, int64_t offset, int64_t count) {
+  float* target = scratch_.values.data() + offset * width_;
+  if (width_ == spec_.head_dim) return kernels_.widen(values, cache_.dtype(), count * width_, target);
+  const auto* source = static_cast<const char*>(values);
+  for (int64_t key = 0; key < count; ++key, target += width_) {
+    kernels_.widen(source, cache_.dtype(), spec_.head_dim, target);
+    std::fill(target + spec_.head_dim, target + width_, 0.0f);
+    source += static_cast<size_t>(spec_.head_dim) * size_of(cache_.dtype());
+  }
+}
+
+Rows AttentionBlock::scores_of(int64_t rows, int64_t keys) const {
+  if (const auto count = static_cast<size_t>(rows * keys); scratch_.scores.size() < count)
+    scratch_.scores.resize(count);
+  return {scratch_.scores.data(), keys};
+}
+
+}  // namespace heddle::cpu

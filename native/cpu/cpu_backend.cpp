@@ -1,0 +1,70 @@
+#include "cpu/cpu_backend.h"
+
+#include <cstring>
+
+#include "cpu/cpu_features.h"
+#include "cpu/memory.h"
+#include "cpu/operations.h"
+#include "cpu/sample.h"
+
+namespace heddle::cpu {
+
+std::unique_ptr<Backend> create_backend(DType compute) { return std::make_unique<CpuBackend>(compute); }
+
+std::string CpuBackend::description() const { return std::string("cpu (") + name_of(cpu_isa()) + ")"; }
+
+Buffer CpuBackend::allocate(size_t bytes) { return cpu::allocate(bytes); }
+
+void CpuBackend::upload(void* target, const void* source, size_t bytes) {
+  if (bytes > 0) std::memcpy(target, source, bytes);
+}
+
+void CpuBackend::download(void* target, const void* source, size_t bytes) {
+  if (bytes > 0) std::memcpy(target, source, bytes);
+}
+
+StepView CpuBackend::begin_step(const Step& step) {
+  rotary_.clear();
+  return step_.begin(step);
+}
+
+void CpuBackend::embed(const StepView& step, const Tensor& weight, int64_t first_row, View y) {
+  cpu::embed(step, weight, first_row, y);
+}
+
+void CpuBackend::linear(View x, const Tensor& weight, View y) {
+  cpu::linear({x.floats(), weight.buffer.data(), weight.dtype, y.floats(), x.rows, x.width, y.width,
+               compute_ == DType::bfloat16},
+              linear_scratch_);
+}
+
+void CpuBackend::add_bias(View x, const Tensor& bias, View y) { cpu::add_bias(x, bias, y); }
+
+void CpuBackend::add(View a, View b, View y) { cpu::add(a, b, y); }
+
+void CpuBackend::slice(View x, int64_t start, View y) { cpu::slice(x, start, y); }
+
+void CpuBackend::rms_norm(View x, const Tensor& weight, float eps, View y) { cpu::rms_norm(x, weight, eps, y); }
+
+void CpuBackend::layer_norm(View x, const Tensor& weight, const Tensor* bias, float eps, View y) {
+  cpu::layer_norm(x, weight, bias, eps, y);
+}
+
+void CpuBackend::activation(View x, Activation kind, View y) { cpu::activation(x, kind, y); }
+
+void CpuBackend::gated(View x, Activation kind, View y) { cpu::gated(x, kind, y); }
+
+void CpuBackend::attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec,
+                           View y) {
+  cpu::attention({step, qkv, tensors, spec, y}, rotary_, attention_scratch_);
+}
+
+void CpuBackend::last_rows(const StepView& step, View x, View y) { cpu::last_rows(step, x, y); }
+
+void CpuBackend::sample(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator,
+                        int32_t* tokens) {
+  cpu::sample(step, logits, spec, communicator, tokens);
+  for (int64_t i = 0; i < step.sequence_count; ++i) step_.set_last_token(step.slots[i], tokens[i]);
+}
+
+}  // namespace heddle::cpu

@@ -1,0 +1,55 @@
+// Groups as the factory makes them: real ranks over the CPU backend, and the devices that are not there.
+#include <future>
+
+#include "factory.h"
+#include "test.h"
+
+namespace heddle::test {
+namespace {
+
+OnCompletion ignore() {
+  return [](Completion&&) {};
+}
+
+}  // namespace
+
+HEDDLE_TEST(factory_refuses_devices_it_does_not_have) {
+  GroupOptions options;
+  options.device = "cuda";
+  check_throws(ErrorCode::unavailable, [&] { open_group(options, 1, ignore()); });
+  options.device = "abacus";
+  check_throws(ErrorCode::invalid_argument, [&] { open_group(options, 1, ignore()); });
+  options.device = "cpu";
+  options.size = 0;
+  check_throws(ErrorCode::invalid_argument, [&] { open_group(options, 1, ignore()); });
+}
+
+HEDDLE_TEST(factory_opens_cpu_ranks_that_hold_tensors) {
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+    GroupOptions options;
+    options.size = 3;
+    options.dtype = dtype;
+    std::promise<Completion> read;
+    const auto group = open_group(options, 1, [&](Completion&& completion) {
+      if (completion.failure) check(false, "ticket ", completion.ticket, ": ", completion.failure->message);
+      if (completion.ticket == 3) read.set_value(std::move(completion));
+    });
+    CreateTensor tensor;
+    tensor.id = 9;
+    tensor.dtype = dtype;
+    tensor.shape = {2, 3};
+    group->submit(2, Message(tensor));
+    group->submit(3, Message(ReadTensor{9}));       // of every rank, so that all have opened once it completes
+    const Completion completion = read.get_future().get();
+    const auto* matrix = std::get_if<HostMatrix>(&completion.result);
+    check(matrix && matrix->data == std::vector<float>(6, 0.0f) && matrix->shape == std::vector<int64_t>{2, 3},
+          "a zeroed tensor");
+    for (const RankInfo& info : group->info()) {
+      check(info.device.find("cpu") == 0, "device: ", info.device);
+      check(info.weight_bytes == 6 * size_of(dtype), "weight bytes of rank ", info.rank);
+    }
+    group->close();
+  }
+}
+
+}  // namespace heddle::test

@@ -1,0 +1,103 @@
+// What a caller may get wrong with layers: an `invalid_argument` that says where, never a TypeError, and the group goes on.
+import { openGroup } from '../../lib/group'
+import type { Group } from '../../lib/group'
+import { TPAttention } from '../../lib/layers/attention'
+import { ParallelLMHead, VocabParallelEmbedding } from '../../lib/layers/embedding'
+import type { Layer } from '../../lib/layers/layer'
+import { ColumnParallelLinear, RowParallelLinear } from '../../lib/layers/linear'
+import { TPMLP } from '../../lib/layers/mlp'
+import { LayerNorm, RMSNorm } from '../../lib/layers/norm'
+
+const values = (count: number) => Float32Array.from({ length: count }, (_, i) => i)
+
+/** Each layer from its options, with sizes that are sound. */
+const layers: [string, (group: Group, options: object) => Layer][] = [
+  ['ColumnParallelLinear', (group, options) => new ColumnParallelLinear(group, 4, 4, options)],
+  ['RowParallelLinear', (group, options) => new RowParallelLinear(group, 4, 4, options)],
+  ['TPMLP', (group, options) => new TPMLP(group, options && { hiddenSize: 4, intermediateSize: 4, ...options })],
+  ['TPAttention', (group, options) => new TPAttention(group, options && { hiddenSize: 4, headCount: 2, ...options })],
+  ['VocabParallelEmbedding', (group, options) => new VocabParallelEmbedding(group, 4, 4, options)],
+  ['ParallelLMHead', (group, options) => new ParallelLMHead(group, 4, 4, options)],
+  ['RMSNorm', (group, options) => new RMSNorm(group, 4, options)],
+  ['LayerNorm', (group, options) => new LayerNorm(group, 4, options)]
+]
+
+let group: Group
+beforeAll(async () => {
+  group = await openGroup({ size: 2 })
+})
+afterAll(() => group.close())
+afterEach(async () => {
+  const layer = new ColumnParallelLinear(group, 2, 2, { bias: false })
+  await layer.load({ weight: Float32Array.of(1, 2, 3, 4) })
+  expect((await layer.run({ data: Float32Array.of(1, 1), shape: [1, 2] })).data).toEqual(Float32Array.of(3, 7))
+  layer.dispose()
+})
+
+const invalid = (pattern: RegExp) =>
+  expect.objectContaining({ name: 'HeddleError', code: 'invalid_argument', message: expect.stringMatching(pattern) })
+
+describe.each(layers)('%s', (name, create) => {
+  test('takes `strict`', () => {
+    for (const strict of [true, false]) expect(create(group, { strict }).group).toBe(group)
+  })
+
+  test('a misspelled option, a flag that is none, no options at all', () => {
+    expect(() => create(group, { gather_output: true })).toThrow(invalid(new RegExp(`^${name}: expected options .*, got gather_output$`)))
+    expect(() => create(group, { strict: 'no' })).toThrow(invalid(new RegExp(`^${name}: strict: expected true or false, got "no"$`)))
+    expect(() => create(group, null as never)).toThrow(invalid(new RegExp(`^${name}: options: expected an object`)))
+  })
+
+  test.each([undefined, null, 5, {}])('a group that is none: %p', (other) => {
+    expect(() => create(other as never, {})).toThrow(invalid(new RegExp(`^${name}: group: expected a group of openGroup`)))
+  })
+})
+
+test.each([NaN, -1, Infinity, '1e-6'])('an eps of %p', (eps) => {
+  const options = { eps } as never
+  expect(() => new RMSNorm(group, 4, options)).toThrow(invalid(/^RMSNorm: eps/))
+  expect(() => new LayerNorm(group, 4, options)).toThrow(invalid(/^LayerNorm: eps/))
+  expect(() => new TPAttention(group, { hiddenSize: 4, headCount: 2, queryKeyNorm: options })).toThrow(invalid(/^TPAttention: .*eps/))
+})
+
+const noTensors: [string, unknown][] = [
+  ['undefined', undefined],
+  ['null', null],
+  ['a number', 5],
+  ['a text', 'x'],
+  ['a list', [1, 2, 3, 4]],
+  ['float64', new Float64Array(16)],
+  ['no data', { shape: [4, 4] }],
+  ['a list as data', { data: new Array(16).fill(0), shape: [4, 4] }],
+  ['no shape', { data: values(16) }],
+  ['a source that is none', { source: 1, shape: [4, 4] }]
+]
+
+describe.each(noTensors)('%s', (_, value) => {
+  test('as a weight, and as all weights', async () => {
+    const layer = new ColumnParallelLinear(group, 4, 4, { bias: false })
+    await expect(layer.load({ weight: value } as never)).rejects.toEqual(invalid(/^ColumnParallelLinear\.load: weight: expected/))
+    await expect(layer.load(value as never)).rejects.toEqual(invalid(/^ColumnParallelLinear\.load: /))
+  })
+
+  test('as the input of run', async () => {
+    const linear = new ColumnParallelLinear(group, 4, 4, { bias: false })
+    await linear.load({ weight: values(16) })
+    const attention = new TPAttention(group, { hiddenSize: 4, headCount: 2, maxTokens: 3 })
+    for (const layer of [linear, attention]) await expect(layer.run(value as never)).rejects.toEqual(invalid(/^input: /))
+  })
+})
+
+test.each([undefined, null, 5, 'x', {}, { data: 5 }])('token ids that are none: %p', async (ids) => {
+  const layer = new VocabParallelEmbedding(group, 4, 4)
+  await layer.load({ weight: values(16) })
+  await expect(layer.run(ids as never)).rejects.toEqual(invalid(/expected/))
+})
+
+test('maxTokens bounds run', async () => {
+  const layer = new TPAttention(group, { hiddenSize: 4, headCount: 2, maxTokens: 3 })
+  const names = layer.weights.map(({ name }) => name)
+  await layer.load(Object.fromEntries(names.map((name) => [name, values(16)])))
+  expect((await layer.run({ data: values(12), shape: [3, 4] })).shape).toEqual([3, 4])
+  await expect(layer.run({ data: values(16), shape: [4, 4] })).rejects.toEqual(invalid(/at most maxTokens 3 tokens, got 4/))
+})

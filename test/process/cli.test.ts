@@ -1,0 +1,208 @@
+// The command line as a user meets it: a process with arguments, pipes and an exit code.
+import { spawn } from 'node:child_process'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { golden, repository, tinyModel } from '../support/models'
+
+const command = path.join(repository, 'dist/cli/main.js')
+
+interface Result {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+function heddle(args: string[], input = '', signal?: { on: RegExp; name: NodeJS.Signals }): Promise<Result> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [command, ...args], { stdio: 'pipe' })
+    const result: Result = { code: null, stdout: '', stderr: '' }
+    child.stdout.on('data', (data: Buffer) => {
+      result.stdout += data.toString()
+      if (signal?.on.test(result.stdout)) child.kill(signal.name)
+    })
+    child.stderr.on('data', (data: Buffer) => {
+      result.stderr += data.toString()
+    })
+    child.stdin.on('error', () => {}) // the process may end without reading
+    child.on('error', reject)
+    child.on('close', (code) => resolve({ ...result, code }))
+    if (signal)
+      child.stdin.write(input) // kept open: only the signal ends it
+    else child.stdin.end(input)
+  })
+}
+
+const question = JSON.stringify([{ role: 'user', content: 'What is 387 + 456?' }])
+
+describe('generate', () => {
+  test('--json prints one object, messages come through a pipe', async () => {
+    const { code, stdout, stderr } = await heddle(
+      ['generate', '--model', tinyModel, '--tp', '2', '--messages', '/dev/stdin', '--json'],
+      question
+    )
+    expect({ code, stderr, lines: stdout.trimEnd().split('\n').length }).toEqual({ code: 0, stderr: '', lines: 1 })
+    const positive = expect.any(Number)
+    expect(JSON.parse(stdout)).toEqual({
+      text: '387 + 456 = 843',
+      tokenIds: [18, 23, 22, 321, 220, 19, 20, 21, 305, 220, 23, 19, 18, 2047],
+      promptTokens: 20,
+      finishReason: 'stop',
+      tp: 2,
+      device: 'cpu',
+      timings: { loadMs: positive, prefillTokensPerSecond: positive, decodeTokensPerSecond: positive }
+    })
+    for (const value of Object.values((JSON.parse(stdout) as { timings: Record<string, number> }).timings)) expect(value).toBeGreaterThan(0)
+  })
+
+  test('raw text, limits, sampling with a seed: the same text at any size', async () => {
+    const run = async (tp: string) =>
+      heddle([
+        'generate',
+        '--model',
+        tinyModel,
+        '--prompt',
+        'Once upon',
+        '--max-new-tokens',
+        '12',
+        '--temperature',
+        '0.9',
+        '--top-p',
+        '0.95',
+        '--seed',
+        '7',
+        '--dtype',
+        'float32',
+        '--device',
+        'cpu',
+        '--tp',
+        tp,
+        '--json'
+      ])
+    const [one, four] = await Promise.all([run('1'), run('4')])
+    const answer = JSON.parse(one.stdout) as { text: string; tokenIds: number[] }
+    expect(answer.tokenIds.length).toBeLessThanOrEqual(12)
+    expect(JSON.parse(four.stdout)).toMatchObject({ text: answer.text, tokenIds: answer.tokenIds, tp: 4 })
+  })
+
+  test('without --json: the text alone', async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), 'heddle-cli-'))
+    try {
+      await writeFile(path.join(folder, 'messages.json'), question)
+      expect(await heddle(['generate', '--model', tinyModel, '--messages', path.join(folder, 'messages.json')])).toEqual({
+        code: 0,
+        stdout: '387 + 456 = 843\n',
+        stderr: ''
+      })
+    } finally {
+      await rm(folder, { recursive: true })
+    }
+  })
+})
+
+describe('chat', () => {
+  test('piped lines are a conversation; /exit ends it', async () => {
+    const lines =
+      'The code of the blue door is 4821. The code of the red chest is 1179. What is the code of the blue door?\n\n' +
+      'What is the code of the red chest?\n/exit\nWhat is 1 + 1?\n'
+    expect(await heddle(['chat', '--model', tinyModel, '--tp', '2', '--dtype', 'float32'], lines)).toEqual({
+      code: 0,
+      stdout: 'The code of the blue door is 4821.\nThe code of the red chest is 1179.\n',
+      stderr: ''
+    })
+  })
+
+  test('the end of the input ends it, and /reset forgets', async () => {
+    const result = await heddle(['chat', '--model', tinyModel], 'What is 387 + 456?\n/reset\nWhat is 387 + 456?')
+    expect(result).toEqual({ code: 0, stdout: '387 + 456 = 843\n387 + 456 = 843\n', stderr: '' })
+  })
+
+  test('Ctrl-C between answers ends it', async () => {
+    const result = await heddle(['chat', '--model', tinyModel], 'What is 387 + 456?\n', { on: /843\n/, name: 'SIGINT' })
+    expect(result).toEqual({ code: 0, stdout: '387 + 456 = 843\n', stderr: '' })
+  })
+})
+
+describe('info', () => {
+  test('of the machine, and of a model on its ranks', async () => {
+    const machine = await heddle(['info', '--json'])
+    expect(JSON.parse(machine.stdout)).toMatchObject({
+      device: 'cpu',
+      size: 1,
+      cores: expect.any(Number),
+      isa: expect.any(String),
+      reason: expect.any(String)
+    })
+    const model = await heddle(['info', '--model', tinyModel, '--tp', '2', '--json'])
+    expect(JSON.parse(model.stdout)).toMatchObject({
+      modelType: 'qwen3',
+      contextLength: 1024,
+      ranks: [
+        { rank: 0, weightBytes: 5257792 },
+        { rank: 1, weightBytes: 5257792 }
+      ]
+    })
+    const table = await heddle(['info', '--model', tinyModel, '--tp', '2'])
+    expect(table.stdout).toMatch(/rank +weight bytes.*\n +0 +5,257,792.*\n +1 +5,257,792/)
+    expect([machine, model, table].map(({ code, stderr }) => ({ code, stderr }))).toEqual(Array(3).fill({ code: 0, stderr: '' }))
+  })
+})
+
+test('--help prints the usage', async () => {
+  const { code, stdout } = await heddle(['--help'])
+  expect(code).toBe(0)
+  for (const word of ['chat', 'generate', 'info', '--messages', '--tp']) expect(stdout).toContain(word)
+})
+
+describe('wrong usage: exit code 2, stdout empty', () => {
+  test.each<[string, string[], RegExp]>([
+    ['no command', [], /expected a command/],
+    ['an unknown command', ['frob'], /no command "frob"/],
+    ['a command of JavaScript', ['constructor'], /no command "constructor"/],
+    ['no model', ['generate', '--prompt', 'x'], /--model FOLDER is missing/],
+    ['no prompt', ['generate', '--model', tinyModel], /one of --prompt TEXT and --messages FILE/],
+    ['prompt and messages', ['generate', '--model', tinyModel, '--prompt', 'x', '--messages', 'y'], /one of/],
+    ['an unknown option', ['chat', '--model', tinyModel, '--frob'], /--frob/],
+    ['an option without its value', ['generate', '--model'], /--model/],
+    ['a value with a dash', ['generate', '--model', tinyModel, '--prompt', '-x'], /--prompt.* ambiguous: .* as --prompt=-XYZ/],
+    ['a positional argument', ['generate', 'hello'], /hello/],
+    ['a size that is no number', ['chat', '--model', tinyModel, '--tp', 'two'], /--tp expects a number, got "two"/],
+    ['size 0', ['chat', '--model', tinyModel, '--tp', '0'], /--tp/],
+    [
+      'a temperature that is none',
+      ['generate', '--model', tinyModel, '--prompt', 'x', '--temperature', 'hot'],
+      /--temperature expects a number/
+    ],
+    ['an unknown device', ['info', '--device', 'tpu'], /--device expects auto, cpu, cuda/],
+    ['an unknown dtype', ['chat', '--model', tinyModel, '--dtype', 'int4'], /--dtype expects/]
+  ])('%s', async (_, args, pattern) => {
+    const { code, stdout, stderr } = await heddle(args)
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).toMatch(pattern)
+    expect(stderr.trimEnd().split('\n')).toEqual([expect.stringMatching(/^heddle: /), expect.stringMatching(/^hint: /)])
+  })
+})
+
+describe('errors: exit code 1, one line and a hint on stderr, stdout empty', () => {
+  test.each<[string, string[], RegExp, string?]>([
+    ['no such folder', ['generate', '--model', 'none', '--prompt', 'x', '--json'], /\[invalid_argument\].*none/],
+    ['a size that does not divide', ['generate', '--model', tinyModel, '--prompt', 'x', '--tp', '3', '--json'], /valid sizes: 1, 2, 4, 8/],
+    ['text for a model without a tokenizer', ['generate', '--model', golden('qwen3'), '--prompt', 'x', '--json'], /no tokenizer/],
+    ['a chat with a model without a tokenizer', ['chat', '--model', golden('qwen3')], /tokenizer/],
+    ['an empty prompt', ['generate', '--model', tinyModel, '--prompt', '', '--json'], /at least one token/],
+    ['messages that are no JSON', ['generate', '--model', tinyModel, '--messages', '/dev/stdin', '--json'], /not JSON/, 'hello'],
+    ['messages that are no list', ['generate', '--model', tinyModel, '--messages', '/dev/stdin', '--json'], /a list of at least one/, '{}'],
+    ['no such messages file', ['generate', '--model', tinyModel, '--messages', 'none.json', '--json'], /none\.json/],
+    ['a temperature out of range', ['generate', '--model', tinyModel, '--prompt', 'x', '--temperature=-1', '--json'], /temperature/],
+    [
+      'a device that is not there',
+      ['generate', '--model', tinyModel, '--prompt', 'x', '--device', 'cuda', '--json'],
+      /\[unavailable\].*cuda/
+    ]
+  ])('%s', async (_, args, pattern, ...[input]) => {
+    const { code, stdout, stderr } = await heddle(args, input)
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(stderr).toMatch(pattern)
+    expect(stderr.trimEnd().split('\n')).toEqual([expect.stringMatching(/^heddle: /), expect.stringMatching(/^hint: /)])
+  })
+})
