@@ -1,0 +1,69 @@
+// One rank's GPU as its operations see it: where to launch, what the chip is, and scratch memory between kernels of one stream.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "cuda/runtime.h"
+
+namespace heddle::cuda {
+
+class MatmulLibrary;  // linear_lt.h: cuBLASLt with its plans
+
+// Scratch of different kinds may be in use at the same time, by one operation or by neighbours in the stream.
+enum class Scratch : uint8_t {
+  linear_input,      // x rounded or normalised for a matrix product
+  linear_partial,    // partial sums of a split matrix product
+  linear_library,    // cuBLASLt's workspace
+  attention_partial, // partial outputs, maxima and sums of split attention
+  attention_counter, // zero between kernels
+  sample,
+  gather,
+  count,
+};
+
+class Device {
+ public:
+  // Makes a stream on GPU `ordinal`, which becomes the current device of the calling thread: a rank's thread keeps it for life.
+  // Throws unavailable for a number that does not exist.
+  explicit Device(int ordinal, int rank = 0);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  int ordinal() const { return ordinal_; }
+  int rank() const { return rank_; }
+  cudaStream_t stream() const { return stream_.get(); }
+  int sm_count() const { return sm_count_; }
+  int compute_capability() const { return compute_capability_; }     // 90 for 9.0
+  size_t l2_bytes() const { return l2_bytes_; }
+  size_t shared_bytes_per_block() const { return shared_bytes_per_block_; }  // opt-in limit
+  const std::string& name() const { return name_; }                  // "NVIDIA H200"
+  bool dependent_launch() const { return compute_capability_ >= 90; }
+
+  // At least `bytes` of the kind, zeroed when it is made or grows; valid until a larger request of the same kind. Growing waits for
+  // the stream and must not happen while a graph is captured: then it throws device_failed. Whoever captures runs the same step
+  // eagerly first.
+  void* scratch(Scratch kind, size_t bytes) const;
+  // Advances whenever scratch moves: graphs captured before hold stale addresses.
+  uint64_t scratch_epoch() const { return scratch_epoch_; }
+
+  bool capturing() const;                             // a graph is being captured on the stream
+
+  MatmulLibrary* matmul = nullptr;                    // null: no cuBLASLt; not owned
+
+ private:
+  int ordinal_;
+  int rank_;
+  Stream stream_;
+  int sm_count_ = 0;
+  int compute_capability_ = 0;
+  size_t l2_bytes_ = 0;
+  size_t shared_bytes_per_block_ = 0;
+  std::string name_;
+  mutable std::array<Buffer, static_cast<size_t>(Scratch::count)> scratch_;
+  mutable uint64_t scratch_epoch_ = 0;
+};
+
+}  // namespace heddle::cuda

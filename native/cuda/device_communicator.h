@@ -1,0 +1,50 @@
+// A communicator whose collectives run on the ranks' streams. Made for a group, attached by each rank to its device.
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/communicator.h"
+#include "cuda/device.h"
+
+namespace heddle::cuda {
+
+// What follows an all-reduce in a decoder: sum += residual; then the norm of that.
+struct AllReduceEpilogue {
+  View residual;                                      // data null: none; else residual + sum is written to `y`
+  View y;                                             // the result (with or without residual); may be x or residual
+  const Tensor* norm_weight = nullptr;                // null: none
+  float norm_eps = 0;
+  View normed;                                        // RMS norm of y
+};
+
+// Rule: every method but abort is called on the rank's thread, in the same order on every rank. all_reduce, all_gather and gather only
+// submit; an error of theirs shows in `expect_healthy` or in a later call.
+class DeviceCommunicator : public Communicator {
+ public:
+  // Collective. Exchanges addresses or ids with the peers through the host; before any other call but abort.
+  virtual void attach(const Device& device) = 0;
+
+  // True where `all_reduce_fused` runs this as one kernel; the same on every rank. Else the caller runs the parts.
+  virtual bool fuses(View x, const AllReduceEpilogue& epilogue) const = 0;
+  virtual void all_reduce_fused(View x, const AllReduceEpilogue& epilogue) = 0;
+
+  // Device memory: `bytes` of every rank, in rank order, into `all` [size * bytes] of every rank.
+  virtual void gather(const void* mine, size_t bytes, void* all) = 0;
+
+  // Called while the host waits for the stream, about every millisecond: throws peer_failed after an abort, collective_failed where
+  // a collective broke. Kernels of an aborted communicator end by themselves.
+  virtual void expect_healthy() = 0;
+
+  // Collective, on the host alone: every rank is here. Before the first launch of a captured graph.
+  virtual void barrier() = 0;
+};
+
+// Among threads of this process, on any devices that can reach each other's memory, several ranks on one device included. `host` are
+// the ranks' communicators of host memory, for exchange, barrier and abort. `large`: for messages beyond what own kernels do best; may
+// be empty (then own kernels do all).
+std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::unique_ptr<Communicator>> host,
+                                                              std::vector<std::unique_ptr<DeviceCommunicator>> large);
+
+}  // namespace heddle::cuda

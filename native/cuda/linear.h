@@ -1,0 +1,35 @@
+// y = x · weightᵀ with what stands before and after it folded in, chosen by the number of rows: own kernels that stream the weights
+// for few, cuBLASLt for many.
+#pragma once
+#include <cstdint>
+#include <optional>
+
+#include "core/backend.h"
+#include "cuda/device.h"
+
+namespace heddle::cuda {
+
+// Up to here own kernels run, which fold in everything below; above, the executor runs norm, gated, bias and residual as operations of
+// their own.
+constexpr int64_t kSmallRows = 16;
+
+struct LinearCall {
+  View x;                                             // [rows, in]
+  const Tensor* weight = nullptr;                     // [out, in]
+  View y;                                             // [rows, out]; gated: [rows, out / 2]
+  const Tensor* norm_weight = nullptr;                // RMS norm of x first: float32 [in]
+  float norm_eps = 0;
+  const Tensor* bias = nullptr;                       // float32 [out], added to the product
+  std::optional<Activation> activation;               // of the sum
+  std::optional<Activation> gated;                    // the sum is [gate | up]: y = kind(gate) * up
+  View residual;                                      // data null: none; added last; may be the memory of y
+};
+
+// True where `linear` can run this call as it is: a plain product always, with folds for up to kSmallRows rows.
+bool can_fold(const LinearCall& call);
+
+// x and y are of any dtype. With 16-bit weights x is rounded to their dtype first, with float32 weights it is not; sums are float32.
+// Throws invalid_argument for a call that can_fold refuses, device_failed.
+void linear(const Device& device, const LinearCall& call);
+
+}  // namespace heddle::cuda

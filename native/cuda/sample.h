@@ -1,0 +1,34 @@
+// One token per sequence, drawn on the device, the same on every rank and the same choice as the CPU's (cpu/sample.h) up to the last
+// bits of the logits. No logits reach the host.
+#pragma once
+#include "core/backend.h"
+#include "cuda/device.h"
+#include "cuda/device_communicator.h"
+#include "cuda/step.h"
+
+namespace heddle::cuda {
+
+// Which kernels a step needs: the union over its sequences. Part of the key of a captured graph.
+struct SampleMethods {
+  bool greedy = false;                                // temperature 0: best logit of each rank
+  bool noise = false;                                 // no top-k, no top-p: best noisy score; with min-p a bound first
+  bool candidates = false;                            // top-k of at most kMaxExchangedCandidates
+  bool all_logits = false;                            // top-p without top-k, or a larger top-k
+  int32_t most_candidates = 0;                        // largest top-k among `candidates`, rounded up to a power of two
+  bool operator==(const SampleMethods&) const = default;
+};
+
+SampleMethods sample_methods(const Step& step, int64_t vocab_size);   // from step.sampling; empty: greedy
+
+struct SampleCall {
+  DeviceStep step;
+  StepShape shape;
+  View logits;                                        // [sequences, columns of this rank] float32
+  SampleSpec spec;
+  SampleMethods methods;
+};
+
+// Writes step.sampled and step.last_tokens of the slots. Kernels read each sequence's parameters on the device.
+void sample(const Device& device, const SampleCall& call, DeviceCommunicator& communicator);
+
+}  // namespace heddle::cuda
