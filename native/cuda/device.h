@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "cuda/runtime.h"
 
@@ -42,9 +43,9 @@ class Device {
   const std::string& name() const { return name_; }                  // "NVIDIA H200"
   bool dependent_launch() const { return compute_capability_ >= 90; }
 
-  // At least `bytes` of the kind, zeroed when it is made or grows; valid until a larger request of the same kind. Growing waits for
-  // the stream and must not happen while a graph is captured: then it throws device_failed. Whoever captures runs the same step
-  // eagerly first.
+  // At least `bytes` of the kind, zeroed when it is made or grows; a larger request of the same kind moves it, and kernels that were
+  // submitted before keep the old memory. It must not grow while a graph is captured: then it throws device_failed. Whoever captures
+  // runs the same step eagerly first.
   void* scratch(Scratch kind, size_t bytes) const;
   // Advances whenever scratch moves: graphs captured before hold stale addresses.
   uint64_t scratch_epoch() const { return scratch_epoch_; }
@@ -63,6 +64,7 @@ class Device {
   size_t shared_bytes_per_block_ = 0;
   std::string name_;
   mutable std::array<Buffer, static_cast<size_t>(Scratch::count)> scratch_;
+  mutable std::vector<Buffer> outgrown_;
   mutable uint64_t scratch_epoch_ = 0;
 };
 

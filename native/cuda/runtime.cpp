@@ -1,0 +1,79 @@
+#include "cuda/runtime.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/error.h"
+
+namespace heddle::cuda {
+
+namespace {
+
+std::string text_of(cudaError_t status) { return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")"; }
+
+[[noreturn]] void out_of_memory(size_t bytes, const char* what) {
+  (void)cudaGetLastError();  // this failure alone: later calls must not report it again
+  size_t free = 0, total = 0;
+  int ordinal = 0;
+  (void)cudaGetDevice(&ordinal);
+  std::string got = "no answer about its memory";
+  if (cudaMemGetInfo(&free, &total) == cudaSuccess) got = std::to_string(free) + " free of " + std::to_string(total);
+  throw Error(ErrorCode::out_of_memory,
+              std::string(what) + ": expected " + std::to_string(bytes) + " bytes on GPU " + std::to_string(ordinal) + ", got " + got);
+}
+
+void release_device(void* data, size_t) { (void)cudaFree(data); }
+void release_pinned(void* data, size_t) { (void)cudaFreeHost(data); }
+
+}  // namespace
+
+void check(cudaError_t status, const char* where) {
+  if (status == cudaSuccess) return;
+  (void)cudaGetLastError();
+  throw Error(status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::device_failed,
+              std::string(where) + ": CUDA: " + text_of(status));
+}
+
+DeviceGuard::DeviceGuard(int ordinal) {
+  check(cudaGetDevice(&previous_), "DeviceGuard");
+  if (ordinal != previous_) check(cudaSetDevice(ordinal), "DeviceGuard");
+}
+
+DeviceGuard::~DeviceGuard() {
+  int current = previous_;
+  if (cudaGetDevice(&current) == cudaSuccess && current != previous_) (void)cudaSetDevice(previous_);
+}
+
+Stream make_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make_stream");
+  return Stream(stream);
+}
+
+Event make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make_event");
+  return Event(event);
+}
+
+Buffer device_memory(size_t bytes, const char* what) {
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, std::max<size_t>(bytes, 1));
+  if (status == cudaErrorMemoryAllocation) out_of_memory(bytes, what);
+  check(status, what);
+  return Buffer(data, bytes, release_device);
+}
+
+Buffer pinned_memory(size_t bytes, bool mapped) {
+  void* data = nullptr;
+  const unsigned flags = cudaHostAllocPortable | (mapped ? cudaHostAllocMapped : 0u);
+  const cudaError_t status = cudaHostAlloc(&data, std::max<size_t>(bytes, 1), flags);
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    throw Error(ErrorCode::out_of_memory, "pinned_memory: expected " + std::to_string(bytes) + " bytes of page-locked host memory, got none");
+  }
+  check(status, "pinned_memory");
+  return Buffer(data, bytes, release_pinned);
+}
+
+}  // namespace heddle::cuda
