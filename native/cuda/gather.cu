@@ -1,0 +1,133 @@
+// Bytes of every rank to every rank, flagged like the one-shot all-reduce; and columns of every rank side by side.
+#include <algorithm>
+
+#include "cuda/all_reduce.cuh"
+#include "cuda/launch.h"
+
+namespace heddle::cuda {
+
+namespace {
+
+constexpr int kThreads = 512;
+
+struct Gather {
+  Peers peers;
+  StagingLayout layout;
+  const unsigned char* mine;
+  unsigned char* all;
+  int64_t mine_bytes;
+  int64_t bytes;                                      // of each rank in `all`
+  int64_t unit;                                       // bytes that a block exchanges at once, a multiple of 8
+};
+
+union Eight {
+  uint2 words;
+  unsigned char bytes[8];
+};
+
+__device__ __forceinline__ uint2 load_eight(const unsigned char* from, int64_t first, int64_t end) {
+  Eight eight;
+  eight.words = make_uint2(0, 0);
+  for (int i = 0; i < 8; ++i) {
+    if (first + i < end) eight.bytes[i] = from[first + i];
+  }
+  return eight.words;
+}
+__device__ __forceinline__ void store_eight(unsigned char* to, int64_t first, int64_t end, uint2 words) {
+  Eight eight;
+  eight.words = words;
+  for (int i = 0; i < 8; ++i) {
+    if (first + i < end) to[first + i] = eight.bytes[i];
+  }
+}
+
+__device__ void exchange_eight(const Gather& call, int64_t begin, int64_t first, int64_t end, uint32_t epoch, Patience& patience) {
+  const Peers& peers = call.peers;
+  const int block = static_cast<int>(blockIdx.x);
+  const int parity = static_cast<int>(epoch % 2);
+  const int64_t index = (first - begin) / 8;
+  const uint2 mine = load_eight(call.mine, first, min(end, call.mine_bytes));
+  for (int i = 1; i < peers.size; ++i) {
+    const int peer = (peers.rank + i) % peers.size;
+    send_flagged(peers.staging[peer] + call.layout.unit_slot(parity, block, peers.rank), index, mine, epoch);
+  }
+  for (int rank = 0; rank < peers.size; ++rank) {
+    const unsigned char* slot = peers.staging[peers.rank] + call.layout.unit_slot(parity, block, rank);
+    const uint2 words = rank == peers.rank ? mine : receive_flagged(slot, index, epoch, rank, patience);
+    store_eight(call.all + rank * call.bytes, first, end, words);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) gather(const __grid_constant__ Gather call) {
+  ptx::dependency_wait();
+  ptx::dependency_launch();
+  const int block = static_cast<int>(blockIdx.x);
+  Patience patience(call.peers);
+  auto* counter = reinterpret_cast<uint32_t*>(call.peers.staging[call.peers.rank] + call.layout.epoch(block, 0));
+  uint32_t epoch = *counter;
+  for (int64_t begin = block * call.unit; begin < call.bytes; begin += int64_t{gridDim.x} * call.unit) {
+    const int64_t end = min(begin + call.unit, call.bytes);
+    ++epoch;
+    for (int64_t first = begin + int64_t{threadIdx.x} * 8; first < end; first += int64_t{kThreads} * 8) {
+      exchange_eight(call, begin, first, end, epoch, patience);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) *counter = epoch;
+}
+
+struct Columns {
+  int32_t first[kMaxPeers + 1];                       // of every rank in a row of y
+};
+
+template <class T>
+__global__ void interleave_columns(const unsigned char* parts, size_t part_bytes, const __grid_constant__ Columns columns, int ranks, T* y,
+                                   int64_t rows) {
+  ptx::dependency_wait();
+  ptx::dependency_launch();
+  const int64_t width = columns.first[ranks];
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < rows * width; i += int64_t{gridDim.x} * blockDim.x) {
+    const int64_t row = i / width;
+    const auto column = static_cast<int32_t>(i % width);
+    int rank = 0;
+    while (column >= columns.first[rank + 1]) ++rank;
+    const auto* part = reinterpret_cast<const T*>(parts + static_cast<size_t>(rank) * part_bytes);
+    y[i] = part[row * (columns.first[rank + 1] - columns.first[rank]) + column - columns.first[rank]];
+  }
+}
+
+}  // namespace
+
+void gather_bytes(const Device& device, const Peers& peers, const void* mine, size_t mine_bytes, size_t bytes, void* all) {
+  if (bytes == 0) return;
+  const auto count = static_cast<int64_t>(bytes);
+  const int64_t share = (count + peers.blocks - 1) / peers.blocks;
+  const int64_t unit = std::clamp<int64_t>((share + 7) / 8 * 8, 512, static_cast<int64_t>(kUnitBytes));
+  const Gather call{peers, {peers.size, peers.blocks}, static_cast<const unsigned char*>(mine), static_cast<unsigned char*>(all),
+                    static_cast<int64_t>(mine_bytes), count, unit};
+  launch("all_gather",
+         {.grid = dim3(static_cast<unsigned>(std::min<int64_t>((count + unit - 1) / unit, peers.blocks))),
+          .block = dim3(kThreads),
+          .stream = device.stream(),
+          .dependent = device.dependent_launch()},
+         gather, call);
+}
+
+void interleave(const Device& device, const void* parts, size_t part_bytes, const std::vector<int64_t>& widths, View y) {
+  Columns columns = {};
+  for (size_t rank = 0; rank < widths.size(); ++rank) columns.first[rank + 1] = columns.first[rank] + static_cast<int32_t>(widths[rank]);
+  const int64_t count = y.rows * y.width;
+  if (count == 0) return;
+  const Launch spec{.grid = dim3(static_cast<unsigned>(std::clamp<int64_t>((count + 255) / 256, 1, 8 * device.sm_count()))),
+                    .block = dim3(256),
+                    .stream = device.stream(),
+                    .dependent = device.dependent_launch()};
+  const auto* from = static_cast<const unsigned char*>(parts);
+  const auto ranks = static_cast<int>(widths.size());
+  with_type(y.dtype, [&](auto type) {
+    using T = decltype(type);
+    launch("all_gather", spec, interleave_columns<T>, from, part_bytes, columns, ranks, static_cast<T*>(y.data), y.rows);
+  });
+}
+
+}  // namespace heddle::cuda

@@ -1,0 +1,177 @@
+#include "cuda/local_communicator.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+
+namespace heddle::cuda {
+
+namespace {
+
+// Up to here every rank sends all it has to every other; above, ranks share the summing. Where one of the sizes ends in favour of the
+// other depends on the number of ranks; the published tables cross between 256 and 512 KB.
+constexpr size_t kOneShotBytes = 256 * 1024;
+// From here on the library for large messages is faster, where there is one.
+constexpr size_t kLargeBytes = 8 * 1024 * 1024;
+
+size_t bytes_of(const View& view) { return static_cast<size_t>(view.rows * view.width) * size_of(view.dtype); }
+
+[[noreturn]] void unreachable_gpu(int from, int to) {
+  throw Error(ErrorCode::unavailable, "openGroup: expected GPUs that reach each other's memory, got GPU " + std::to_string(from) +
+                                          " without access to GPU " + std::to_string(to) + "; use communicator 'nccl'");
+}
+
+}  // namespace
+
+CollectiveSignals* LocalHub::signals() {
+  const std::lock_guard lock(mutex_);
+  if (CollectiveSignals* known = signals_.load(std::memory_order_relaxed)) return known;
+  words_ = pinned_memory(sizeof(CollectiveSignals), true);
+  auto* made = new (words_.data()) CollectiveSignals{};
+  signals_.store(made, std::memory_order_release);
+  if (aborted_.load(std::memory_order_seq_cst)) std::atomic_ref(made->aborted).store(1, std::memory_order_release);
+  return made;
+}
+
+void LocalHub::abort() noexcept {
+  aborted_.store(true, std::memory_order_seq_cst);
+  CollectiveSignals* known = signals_.load(std::memory_order_seq_cst);
+  if (known) std::atomic_ref(known->aborted).store(1, std::memory_order_release);
+}
+
+LocalDeviceCommunicator::LocalDeviceCommunicator(std::shared_ptr<LocalHub> hub, std::unique_ptr<Communicator> host,
+                                                 std::unique_ptr<DeviceCommunicator> large, const LocalDeviceOptions& options)
+    : hub_(std::move(hub)), host_(std::move(host)), large_(std::move(large)), options_(options) {
+  peers_.rank = host_->rank();
+  peers_.size = host_->size();
+}
+
+void LocalDeviceCommunicator::attach(const Device& device) {
+  device_ = &device;
+  const std::vector<Neighbour> all = meet(device);
+  reach(device, all);
+  settle_blocks(all);
+  const StagingLayout layout{peers_.size, peers_.blocks};
+  Buffer staging = device_memory(layout.bytes(), "the communicator's staging memory");
+  check(cudaMemsetAsync(staging.data(), 0, layout.bytes(), device.stream()), "openGroup: clearing staging memory");
+  check(cudaStreamSynchronize(device.stream()), "openGroup: clearing staging memory");
+  hub_->keep(rank(), std::move(staging));
+  peers_.signals = hub_->signals();
+  peers_.timeout_nanoseconds = static_cast<uint64_t>(std::chrono::nanoseconds(options_.timeout).count());
+  barrier();
+  for (int peer = 0; peer < size(); ++peer) peers_.staging[peer] = static_cast<unsigned char*>(hub_->staging(peer));
+  if (large_) large_->attach(device);
+}
+
+std::vector<LocalDeviceCommunicator::Neighbour> LocalDeviceCommunicator::meet(const Device& device) {
+  const Neighbour mine{device.ordinal(), device.sm_count()};
+  std::vector<Neighbour> all(static_cast<size_t>(size()));
+  host_->exchange(&mine, sizeof(mine), all.data());
+  return all;
+}
+
+void LocalDeviceCommunicator::reach(const Device& device, const std::vector<Neighbour>& all) {
+  for (const Neighbour& peer : all) {
+    if (peer.ordinal == device.ordinal()) continue;
+    int reachable = 0;
+    check(cudaDeviceCanAccessPeer(&reachable, device.ordinal(), peer.ordinal), "openGroup: peer access");
+    if (!reachable) unreachable_gpu(device.ordinal(), peer.ordinal);
+    const cudaError_t status = cudaDeviceEnablePeerAccess(peer.ordinal, 0);
+    if (status == cudaErrorPeerAccessAlreadyEnabled) {
+      (void)cudaGetLastError();                       // another group has been here
+    } else {
+      check(status, "openGroup: peer access");
+    }
+  }
+}
+
+// Blocks that wait for peers must all be on the chip, those of every rank that shares it, with half of it left for kernels that overlap.
+void LocalDeviceCommunicator::settle_blocks(const std::vector<Neighbour>& all) {
+  int blocks = kMaxCollectiveBlocks;
+  for (const Neighbour& gpu : all) {
+    const auto sharing = std::count_if(all.begin(), all.end(), [&](const Neighbour& other) { return other.ordinal == gpu.ordinal; });
+    blocks = std::min(blocks, std::max(1, gpu.sm_count / (2 * static_cast<int>(sharing))));
+  }
+  peers_.blocks = blocks;
+}
+
+const Device& LocalDeviceCommunicator::device() const {
+  if (!device_) throw Error(ErrorCode::collective_failed, "communicator: expected to be attached to a device, got a call before that");
+  return *device_;
+}
+
+bool LocalDeviceCommunicator::fuses(View x, const AllReduceEpilogue& epilogue) const {
+  const size_t row_bytes = static_cast<size_t>(x.width) * size_of(x.dtype);
+  return bytes_of(x) <= kOneShotBytes && (!epilogue.norm_weight || row_bytes <= kUnitBytes);
+}
+
+void LocalDeviceCommunicator::all_reduce(View x) {
+  if (size() == 1) return;
+  const size_t bytes = bytes_of(x);
+  if (bytes <= kOneShotBytes) return all_reduce_one_shot(device(), peers_, x, {});
+  if (large_ && bytes >= kLargeBytes) return large_->all_reduce(x);
+  all_reduce_two_shot(device(), peers_, x);
+}
+
+void LocalDeviceCommunicator::all_reduce_fused(View x, const AllReduceEpilogue& epilogue) {
+  all_reduce_one_shot(device(), peers_, x, epilogue);
+}
+
+void LocalDeviceCommunicator::all_gather(View x, const std::vector<int64_t>& widths, View y) {
+  const auto most = static_cast<size_t>(*std::max_element(widths.begin(), widths.end()));
+  const size_t part = (static_cast<size_t>(x.rows) * most * size_of(x.dtype) + 15) / 16 * 16;
+  void* parts = device().scratch(Scratch::gather, part * static_cast<size_t>(size()));
+  gather_bytes(device(), peers_, x.data, bytes_of(x), part, parts);
+  interleave(device(), parts, part, widths, y);
+}
+
+void LocalDeviceCommunicator::gather(const void* mine, size_t bytes, void* all) {
+  gather_bytes(device(), peers_, mine, bytes, bytes, all);
+}
+
+void LocalDeviceCommunicator::exchange(const void* mine, size_t bytes, void* all) { host_->exchange(mine, bytes, all); }
+
+void LocalDeviceCommunicator::expect_healthy() {
+  if (large_) large_->expect_healthy();
+  if (!peers_.signals) return;
+  CollectiveSignals::Status& status = peers_.signals->ranks[rank()];
+  const uint32_t failure = std::atomic_ref(status.failure).load(std::memory_order_acquire);
+  if (failure == kTimedOut) {
+    throw Error(ErrorCode::timeout, "all-reduce: expected every rank within " + std::to_string(options_.timeout.count()) + " ms, got none of rank " +
+                                        std::to_string(std::atomic_ref(status.missing).load(std::memory_order_acquire)));
+  }
+  if (failure == kAborted || hub_->aborted()) barrier();  // throws with the reason of the abort
+}
+
+void LocalDeviceCommunicator::barrier() {
+  const char here = 0;
+  std::vector<char> all(static_cast<size_t>(size()));
+  host_->exchange(&here, 1, all.data());
+}
+
+void LocalDeviceCommunicator::abort(const std::string& reason) noexcept {
+  host_->abort(reason);                               // first: whoever sees the word finds the reason
+  hub_->abort();
+  if (large_) large_->abort(reason);
+}
+
+std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::unique_ptr<Communicator>> host,
+                                                              std::vector<std::unique_ptr<DeviceCommunicator>> large,
+                                                              const LocalDeviceOptions& options) {
+  const auto hub = std::make_shared<LocalHub>(static_cast<int>(host.size()));
+  std::vector<std::unique_ptr<DeviceCommunicator>> made;
+  for (size_t rank = 0; rank < host.size(); ++rank) {
+    auto library = rank < large.size() ? std::move(large[rank]) : nullptr;
+    made.push_back(std::make_unique<LocalDeviceCommunicator>(hub, std::move(host[rank]), std::move(library), options));
+  }
+  return made;
+}
+
+std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::unique_ptr<Communicator>> host,
+                                                              std::vector<std::unique_ptr<DeviceCommunicator>> large) {
+  return create_local(std::move(host), std::move(large), LocalDeviceOptions{});
+}
+
+}  // namespace heddle::cuda
