@@ -2,10 +2,12 @@
 // A backend is complete or absent: every operation of a Program is one method here and one file in its folder.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/communicator.h"
+#include "core/executor.h"
 #include "core/message.h"
 #include "core/tensor.h"
 
@@ -63,6 +65,10 @@ class Backend {
   virtual DType activation_dtype() const = 0;         // of every View
   virtual void upload(void* target, const void* source, size_t bytes) = 0;    // host → device
   virtual void download(void* target, const void* source, size_t bytes) = 0;  // device → host
+
+  // This backend's own way of running a program; null: node by node, through the operations below (core/node_executor.h). Both objects
+  // outlive the executor.
+  virtual std::unique_ptr<Executor> compile(const ProgramPlan& /*plan*/, Communicator& /*communicator*/) { return nullptr; }
 
   // Makes the step's arrays resident until the next begin_step and puts sampled tokens in place of "-1 - slot".
   virtual StepView begin_step(const Step& step) = 0;

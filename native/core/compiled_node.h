@@ -18,7 +18,6 @@ struct CompiledNode {
   std::vector<std::shared_ptr<Tensor>> tensors;       // null where absent
   int64_t width = 0;
   bool by_sequence = false;                           // rows are sequences rather than tokens
-  size_t offset = 0;                                  // of the result in the workspace
   std::string name;                                   // input, output
   float eps = 0;
   int64_t start = 0;                                  // slice, embed: first row

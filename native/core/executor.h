@@ -1,6 +1,7 @@
 // How a backend runs a compiled program. Speed hides here: fusion, graphs and overlap change no message and no TypeScript.
 #pragma once
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -18,7 +19,8 @@ struct ProgramPlan {
   int64_t max_sequences = 0;
 };
 
-// One rank's way of running one program, used by that rank's thread alone.
+// One rank's way of running one program, used by that rank's thread alone. After an error that left the ranks out of step it is only
+// destroyed, steps under way or not.
 class Executor {
  public:
   virtual ~Executor() = default;

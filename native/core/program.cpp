@@ -4,7 +4,7 @@
 
 #include "core/compiled_node.h"
 #include "core/error.h"
-#include "core/workspace_plan.h"
+#include "core/node_executor.h"
 
 namespace heddle {
 
@@ -12,62 +12,41 @@ namespace {
 
 [[noreturn]] void invalid(const std::string& text) { throw Error(ErrorCode::invalid_argument, "Program: " + text); }
 
-// Adds up the bytes of all values: that sum bounds whatever the plan makes of them, so nothing overflows there.
-class WorkspaceBytes {
- public:
-  size_t add(int64_t rows, int64_t width, size_t element) {
-    int64_t bytes = 0;
-    const bool overflows = __builtin_mul_overflow(rows, width, &bytes) ||
-                           __builtin_mul_overflow(bytes, static_cast<int64_t>(element), &bytes) ||
-                           __builtin_add_overflow(sum_, bytes, &sum_) || sum_ > kLargest;
-    if (overflows) {
-      throw Error(ErrorCode::out_of_memory,
-                  "Program: expected a workspace that fits into memory, got more than 2^60 bytes with " +
-                      std::to_string(rows) + " rows of " + std::to_string(width));
-    }
-    return static_cast<size_t>(bytes);
-  }
-
- private:
-  static constexpr int64_t kLargest = int64_t{1} << 60;
-  int64_t sum_ = 0;
-};
-
 }  // namespace
 
-Program::Program(const CreateProgram& message, const TensorTable& tensors, Backend& backend, Communicator& communicator)
-    : backend_(backend), communicator_(communicator), max_tokens_(message.max_tokens), max_sequences_(message.max_sequences) {
-  if (max_tokens_ < 1 || max_sequences_ < 1 || max_sequences_ > max_tokens_) {
-    invalid("expected 1 <= maxSequences <= maxTokens, got " + std::to_string(max_sequences_) + " and " + std::to_string(max_tokens_));
+Program::Program(const CreateProgram& message, const TensorTable& tensors, Backend& backend, Communicator& communicator) {
+  compile(message, tensors, communicator.size());
+  executor_ = backend.compile(plan_, communicator);
+  if (!executor_) executor_ = std::make_unique<NodeExecutor>(plan_, backend, communicator);
+}
+
+void Program::compile(const CreateProgram& message, const TensorTable& tensors, int size) {
+  plan_.max_tokens = message.max_tokens;
+  plan_.max_sequences = message.max_sequences;
+  if (plan_.max_tokens < 1 || plan_.max_sequences < 1 || plan_.max_sequences > plan_.max_tokens) {
+    invalid("expected 1 <= maxSequences <= maxTokens, got " + std::to_string(plan_.max_sequences) + " and " +
+            std::to_string(plan_.max_tokens));
   }
-  WorkspacePlan plan;
-  WorkspaceBytes bytes;
-  const size_t element = size_of(backend.activation_dtype());
   for (const Node& node : message.nodes) {
-    nodes_.push_back(compile_node(node, nodes_, tensors, communicator.size()));
-    const CompiledNode& made = *nodes_.back();
+    plan_.nodes.push_back(compile_node(node, plan_.nodes, tensors, size));
+    const CompiledNode& made = *plan_.nodes.back();
     if (made.op == Op::embed) vocab_size_ = made.sample.vocab_size;
     if (made.op == Op::attention) {
       if (block_size_ != 0 && block_size_ != made.attention.block_size) invalid("attention: all caches need the same block size");
       block_size_ = made.attention.block_size;
       cache_blocks_ = cache_blocks_ == 0 ? made.attention.block_count : std::min(cache_blocks_, made.attention.block_count);
     }
-    const int64_t rows = made.by_sequence ? max_sequences_ : max_tokens_;
-    plan.add(made.inputs, has_value(made.op) ? bytes.add(rows, made.width, element) : 0, works_in_place(made.op));
   }
-  plan.place();
-  for (size_t i = 0; i < nodes_.size(); ++i) nodes_[i]->offset = plan.offset(i);
-  workspace_ = backend.allocate(std::max<size_t>(plan.bytes(), 64));
 }
 
 void Program::check(const Step& step) const {
   const int64_t tokens = step.token_count();
   const int64_t sequences = step.sequence_count();
-  if (tokens < 1 || tokens > max_tokens_) {
-    invalid("a step takes 1 to " + std::to_string(max_tokens_) + " tokens, got " + std::to_string(tokens));
+  if (tokens < 1 || tokens > plan_.max_tokens) {
+    invalid("a step takes 1 to " + std::to_string(plan_.max_tokens) + " tokens, got " + std::to_string(tokens));
   }
-  if (sequences < 1 || sequences > max_sequences_) {
-    invalid("a step takes 1 to " + std::to_string(max_sequences_) + " sequences, got " + std::to_string(sequences));
+  if (sequences < 1 || sequences > plan_.max_sequences) {
+    invalid("a step takes 1 to " + std::to_string(plan_.max_sequences) + " sequences, got " + std::to_string(sequences));
   }
   if (static_cast<int64_t>(step.sequence_starts.size()) != sequences + 1 || step.sequence_starts.front() != 0 ||
       step.sequence_starts.back() != tokens) {
@@ -81,7 +60,7 @@ void Program::check(const Step& step) const {
   }
   if (vocab_size_ > 0) check_tokens(step);
   for (int64_t i = 0; i < sequences; ++i) check_sequence(step, i);
-  for (const auto& node : nodes_) {
+  for (const auto& node : plan_.nodes) {
     if (node->op == Op::input) check_input(step, node->name, node->width);
   }
 }
@@ -125,88 +104,16 @@ void Program::check_input(const Step& step, const std::string& name, int64_t wid
   }
 }
 
-View Program::view_of(int32_t value, const Step& step) const {
-  const CompiledNode& node = *nodes_[static_cast<size_t>(value)];
-  return {static_cast<char*>(workspace_.data()) + node.offset, backend_.activation_dtype(),
-          node.by_sequence ? step.sequence_count() : step.token_count(), node.width};
-}
-
-RunResult Program::run(const Step& step, const std::atomic<bool>& cancelled) {
+void Program::start(const Step& step, const std::atomic<bool>& cancelled) {
   entered_ = false;
   check(step);
   entered_ = true;
-  RunResult result;
-  const StepView view = begin(step);
-  for (size_t i = 0; i < nodes_.size(); ++i) {
-    if (cancelled.load(std::memory_order_relaxed)) throw Error(ErrorCode::closed, "Program: the group was closed during a run");
-    execute(*nodes_[i], static_cast<int32_t>(i), step, view, result);
-  }
-  backend_.synchronize();
-  return result;
-}
-
-StepView Program::begin(const Step& step) {
   try {
-    return backend_.begin_step(step);
-  } catch (const Error& error) {  // a slot without a token lacks it on every rank, since all of them sampled the same
-    if (error.code() == ErrorCode::invalid_argument) entered_ = false;
+    executor_->start(step, cancelled);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::invalid_argument) entered_ = false;  // nothing was submitted, on every rank alike
     throw;
   }
-}
-
-void Program::execute(const CompiledNode& node, int32_t index, const Step& step, const StepView& view, RunResult& result) {
-  const View y = view_of(index, step);
-  const auto x = [&](size_t input) { return view_of(node.inputs[input], step); };
-  const auto tensor = [&](size_t i) { return i < node.tensors.size() ? node.tensors[i].get() : nullptr; };
-  switch (node.op) {
-    case Op::input: return upload_input(step.inputs.at(node.name), y);
-    case Op::embed: return backend_.embed(view, *tensor(0), node.start, y);
-    case Op::linear: return backend_.linear(x(0), *tensor(0), y);
-    case Op::add_bias: return backend_.add_bias(x(0), *tensor(0), y);
-    case Op::add: return backend_.add(x(0), x(1), y);
-    case Op::all_reduce: return all_reduce(x(0), y);
-    case Op::all_gather: return communicator_.all_gather(x(0), node.widths, y);
-    case Op::slice: return backend_.slice(x(0), node.start, y);
-    case Op::rms_norm: return backend_.rms_norm(x(0), *tensor(0), node.eps, y);
-    case Op::layer_norm: return backend_.layer_norm(x(0), *tensor(0), tensor(1), node.eps, y);
-    case Op::activation: return backend_.activation(x(0), node.activation, y);
-    case Op::gated: return backend_.gated(x(0), node.activation, y);
-    case Op::attention:
-      return backend_.attention(view, x(0), {tensor(0), tensor(1), tensor(2), tensor(3)}, node.attention, y);
-    case Op::last_rows: return backend_.last_rows(view, x(0), y);
-    case Op::sample:
-      result.tokens.resize(static_cast<size_t>(step.sequence_count()));
-      return backend_.sample(view, x(0), node.sample, communicator_, result.tokens.data());
-    case Op::output:
-      if (communicator_.rank() == 0) result.outputs[node.name] = download(x(0));
-      return;
-  }
-}
-
-void Program::all_reduce(View x, View y) {
-  if (x.data != y.data) backend_.slice(x, 0, y);  // the plan could not give y the memory of x: x is read again later
-  communicator_.all_reduce(y);
-}
-
-void Program::upload_input(const HostMatrix& matrix, View y) {
-  const size_t count = matrix.data.size();
-  if (y.dtype == DType::float32) return backend_.upload(y.data, matrix.data.data(), count * sizeof(float));
-  std::vector<uint16_t> converted(count);
-  convert(matrix.data.data(), DType::float32, converted.data(), y.dtype, count);
-  backend_.upload(y.data, converted.data(), count * sizeof(uint16_t));
-}
-
-HostMatrix Program::download(View x) {
-  const auto count = static_cast<size_t>(x.rows * x.width);
-  HostMatrix matrix{std::vector<float>(count), {x.rows, x.width}};
-  if (x.dtype == DType::float32) {
-    backend_.download(matrix.data.data(), x.data, count * sizeof(float));
-    return matrix;
-  }
-  std::vector<uint16_t> raw(count);
-  backend_.download(raw.data(), x.data, count * sizeof(uint16_t));
-  convert(raw.data(), x.dtype, matrix.data.data(), DType::float32, count);
-  return matrix;
 }
 
 }  // namespace heddle

@@ -1,15 +1,31 @@
 #include "core/workspace_plan.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
+
+#include "core/error.h"
 
 namespace heddle {
 
 namespace {
 
 constexpr size_t kAlignment = 64;
+constexpr int64_t kLargestSum = int64_t{1} << 60;
 
 }  // namespace
+
+size_t ValueBytes::add(int64_t rows, int64_t width, size_t element) {
+  int64_t bytes = 0;
+  const bool overflows = __builtin_mul_overflow(rows, width, &bytes) ||
+                         __builtin_mul_overflow(bytes, static_cast<int64_t>(element), &bytes) ||
+                         __builtin_add_overflow(sum_, bytes, &sum_) || sum_ > kLargestSum;
+  if (overflows) {
+    throw Error(ErrorCode::out_of_memory, "Program: expected a workspace that fits into memory, got more than 2^60 bytes with " +
+                                              std::to_string(rows) + " rows of " + std::to_string(width));
+  }
+  return static_cast<size_t>(bytes);
+}
 
 void WorkspacePlan::add(const std::vector<int32_t>& inputs, size_t bytes, bool in_place) {
   Value value;

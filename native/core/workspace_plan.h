@@ -1,10 +1,21 @@
 // Places the values of a program in one block of memory: a value's bytes are free again after its last use.
+// Rule: no core file but error is needed beside it; the CUDA backend's library has its own copy.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace heddle {
+
+// Bytes of the values of one program. Their sum bounds whatever a plan makes of them, so nothing overflows there.
+class ValueBytes {
+ public:
+  // Of a value with `rows` rows of `width` elements; throws out_of_memory where the sum so far exceeds 2^60.
+  size_t add(int64_t rows, int64_t width, size_t element);
+
+ private:
+  int64_t sum_ = 0;
+};
 
 class WorkspacePlan {
  public:

@@ -13,7 +13,7 @@ namespace heddle::test {
 // What the operation "activation" does, given the rank; null: nothing. Shared by the backends of a group.
 using Hook = std::function<void(int rank)>;
 
-class FakeBackend final : public Backend {
+class FakeBackend : public Backend {
  public:
   FakeBackend(int rank, std::shared_ptr<Hook> hook, size_t memory)
       : rank_(rank), hook_(std::move(hook)), memory_(memory) {}
