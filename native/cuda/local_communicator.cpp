@@ -41,7 +41,7 @@ void LocalHub::abort() noexcept {
   if (known) std::atomic_ref(known->aborted).store(1, std::memory_order_release);
 }
 
-LocalDeviceCommunicator::LocalDeviceCommunicator(std::shared_ptr<LocalHub> hub, std::unique_ptr<Communicator> host,
+LocalDeviceCommunicator::LocalDeviceCommunicator(std::shared_ptr<LocalHub> hub, std::shared_ptr<Communicator> host,
                                                  std::unique_ptr<DeviceCommunicator> large, const LocalDeviceOptions& options)
     : hub_(std::move(hub)), host_(std::move(host)), large_(std::move(large)), options_(options) {
   peers_.rank = host_->rank();
@@ -157,7 +157,7 @@ void LocalDeviceCommunicator::abort(const std::string& reason) noexcept {
   if (large_) large_->abort(reason);
 }
 
-std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::unique_ptr<Communicator>> host,
+std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::shared_ptr<Communicator>> host,
                                                               std::vector<std::unique_ptr<DeviceCommunicator>> large,
                                                               const LocalDeviceOptions& options) {
   const auto hub = std::make_shared<LocalHub>(static_cast<int>(host.size()));
@@ -169,7 +169,7 @@ std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::u
   return made;
 }
 
-std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::unique_ptr<Communicator>> host,
+std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::shared_ptr<Communicator>> host,
                                                               std::vector<std::unique_ptr<DeviceCommunicator>> large) {
   return create_local(std::move(host), std::move(large), LocalDeviceOptions{});
 }

@@ -40,7 +40,7 @@ class LocalHub {
 
 class LocalDeviceCommunicator final : public DeviceCommunicator {
  public:
-  LocalDeviceCommunicator(std::shared_ptr<LocalHub> hub, std::unique_ptr<Communicator> host, std::unique_ptr<DeviceCommunicator> large,
+  LocalDeviceCommunicator(std::shared_ptr<LocalHub> hub, std::shared_ptr<Communicator> host, std::unique_ptr<DeviceCommunicator> large,
                           const LocalDeviceOptions& options);
 
   int rank() const override { return host_->rank(); }
@@ -67,7 +67,7 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
   const Device& device() const;
 
   std::shared_ptr<LocalHub> hub_;
-  std::unique_ptr<Communicator> host_;
+  std::shared_ptr<Communicator> host_;
   std::unique_ptr<DeviceCommunicator> large_;
   LocalDeviceOptions options_;
   const Device* device_ = nullptr;
@@ -75,7 +75,7 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
 };
 
 // As create_local of device_communicator.h, with options for tests.
-std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::unique_ptr<Communicator>> host,
+std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::shared_ptr<Communicator>> host,
                                                               std::vector<std::unique_ptr<DeviceCommunicator>> large,
                                                               const LocalDeviceOptions& options);
 
