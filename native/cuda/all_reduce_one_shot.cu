@@ -59,6 +59,7 @@ template <class T>
 __device__ __forceinline__ uint2 load_payload(const T* x, int64_t first, int64_t end) {
   Payload<T> payload;
   payload.words = make_uint2(0, 0);
+#pragma unroll
   for (int i = 0; i < kVector<T>; ++i) {
     if (first + i < end) payload.elements[i] = x[first + i];
   }
@@ -82,15 +83,18 @@ __device__ float reduce_vector(const OneShot& call, const T* x, int64_t begin, i
     Payload<T> payload;
     const unsigned char* slot = peers.staging[peers.rank] + call.layout.unit_slot(parity, block, rank);
     payload.words = rank == peers.rank ? mine : receive_flagged(slot, index, epoch, rank, patience);
+#pragma unroll
     for (int i = 0; i < kVector<T>; ++i) sums[i] += to_float(payload.elements[i]);
   }
   float squares = 0;
+#pragma unroll
   for (int i = 0; i < kVector<T>; ++i) {
     const int64_t at = first + i;
-    if (at >= end) break;
-    const float sum = call.residual.data ? sums[i] + load(call.residual, at) : sums[i];
-    store(call.y, at, sum);
-    squares += sum * sum;
+    if (at < end) {
+      const float sum = call.residual.data ? sums[i] + load(call.residual, at) : sums[i];
+      store(call.y, at, sum);
+      squares += sum * sum;
+    }
   }
   return squares;
 }

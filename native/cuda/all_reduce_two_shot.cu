@@ -31,14 +31,16 @@ class Round {
     const Peers& peers = call_.peers;
     for (int i = 0; i < peers.size; ++i) {
       const int owner = (peers.rank + i) % peers.size;
-      copy(x_ + begin(owner), staged(owner, contribution, peers.rank), length(owner));
+      copy_in(x_ + begin(owner), staged(owner, contribution, peers.rank), length(owner));
     }
     announce(contribution);
     await(contribution, patience);
     sum();
     announce(result);
     await(result, patience);
-    for (int owner = 0; owner < peers.size; ++owner) copy_volatile(staged(peers.rank, result, owner), x_ + begin(owner), length(owner));
+    for (int owner = 0; owner < peers.size; ++owner) {
+      copy_out(staged(peers.rank, result, owner), x_ + begin(owner), length(owner));
+    }
   }
 
  private:
@@ -68,31 +70,64 @@ class Round {
     __syncthreads();
   }
 
-  // The segment that this rank owns, to every peer.
+  // The segment that this rank owns, to every peer. Whole vectors: what lies behind the last element is staged and never copied out.
   __device__ void sum() const {
     const Peers& peers = call_.peers;
-    const int64_t count = length(peers.rank);
-    for (int64_t i = threadIdx.x; i < count; i += kThreads) {
-      float total = 0;
-      for (int rank = 0; rank < peers.size; ++rank) total += to_float(load_volatile(staged(peers.rank, contribution, rank) + i));
-      const T value = number<T>(total);
-      for (int peer = 0; peer < peers.size; ++peer) staged(peer, result, peers.rank)[i] = value;
+    const int64_t vectors = (length(peers.rank) + kVector - 1) / kVector;
+    for (int64_t i = threadIdx.x; i < vectors; i += kThreads) {
+      float totals[kVector] = {};
+      for (int rank = 0; rank < peers.size; ++rank) {
+        Sixteen part;
+        part.words = ptx::load_volatile_16(staged(peers.rank, contribution, rank) + i * kVector);
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) totals[k] += to_float(part.elements[k]);
+      }
+      Sixteen all;
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) all.elements[k] = number<T>(totals[k]);
+      for (int peer = 0; peer < peers.size; ++peer) {
+        *reinterpret_cast<uint4*>(staged(peer, result, peers.rank) + i * kVector) = all.words;
+      }
     }
   }
 
+  static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  union Sixteen {
+    uint4 words;
+    T elements[kVector];
+  };
+
   // Staging memory is written by others while this kernel runs: nothing of it may come from a cache of this multiprocessor.
-  static __device__ T load_volatile(const T* address) {
-    if constexpr (sizeof(T) == 4) {
-      return *static_cast<const volatile float*>(address);
-    } else {
-      return T{*reinterpret_cast<const volatile uint16_t*>(address)};
+  static __device__ void copy_out(const T* staged, T* to, int64_t count) {
+    const bool aligned = reinterpret_cast<uintptr_t>(to) % 16 == 0;
+    for (int64_t i = int64_t{threadIdx.x} * kVector; i < count; i += int64_t{kThreads} * kVector) {
+      Sixteen v;
+      v.words = ptx::load_volatile_16(staged + i);
+      if (aligned && i + kVector <= count) {
+        *reinterpret_cast<uint4*>(to + i) = v.words;
+      } else {
+        #pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          if (i + k < count) to[i + k] = v.elements[k];
+        }
+      }
     }
   }
-  static __device__ void copy(const T* from, T* to, int64_t count) {
-    for (int64_t i = threadIdx.x; i < count; i += kThreads) to[i] = from[i];
-  }
-  static __device__ void copy_volatile(const T* from, T* to, int64_t count) {
-    for (int64_t i = threadIdx.x; i < count; i += kThreads) to[i] = load_volatile(from + i);
+  static __device__ void copy_in(const T* from, T* staged, int64_t count) {
+    const bool aligned = reinterpret_cast<uintptr_t>(from) % 16 == 0;
+    for (int64_t i = int64_t{threadIdx.x} * kVector; i < count; i += int64_t{kThreads} * kVector) {
+      Sixteen v;
+      if (aligned && i + kVector <= count) {
+        v.words = *reinterpret_cast<const uint4*>(from + i);
+      } else {
+        v.words = make_uint4(0, 0, 0, 0);
+        #pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          if (i + k < count) v.elements[k] = from[i + k];
+        }
+      }
+      *reinterpret_cast<uint4*>(staged + i) = v.words;
+    }
   }
 
   const TwoShot& call_;
@@ -126,7 +161,8 @@ void all_reduce_two_shot(const Device& device, const Peers& peers, View x) {
   if (count == 0) return;
   const auto largest = static_cast<int64_t>(kSegmentBytes / size_of(x.dtype));
   const int64_t shares = int64_t{peers.size} * peers.blocks;
-  const int64_t segment = std::clamp<int64_t>((count + shares - 1) / shares, 1, largest);
+  const auto vector = static_cast<int64_t>(16 / size_of(x.dtype));
+  const int64_t segment = std::min(largest, ((count + shares - 1) / shares + vector - 1) / vector * vector);
   const int64_t rounds = (count + segment * peers.size - 1) / (segment * peers.size);
   const TwoShot call{peers, {peers.size, peers.blocks}, count, segment};
   with_type(x.dtype, [&](auto type) {
