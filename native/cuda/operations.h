@@ -1,6 +1,7 @@
 // The operations of the CUDA backend; each is defined in the file of its name, and all are submitted to device.stream().
 // Rules: activations are row-major and contiguous, of any dtype that their View names; arithmetic and sums are float32; widths and
-// pointers may be odd (16-byte accesses are used where they are aligned). Vectors (norm weights, biases) are float32.
+// pointers may be odd (16-byte accesses are used where they are aligned). Vectors (norm weights, biases) are float32. y may be the
+// memory of x (add: of a or b) where widths and dtypes agree, except for slice, gated, embed and last_rows.
 #pragma once
 #include <cstdint>
 

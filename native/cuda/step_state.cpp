@@ -79,8 +79,8 @@ void expect_room(const Step& step, const StepShape& room, int64_t max_sequences)
   if (step.token_count() <= room.tokens && step.sequence_count() <= room.sequences && room.sequences <= max_sequences) return;
   throw Error(ErrorCode::invalid_argument,
               "StepState: expected a step of at most " + std::to_string(room.tokens) + " tokens and " +
-                  std::to_string(std::min(room.sequences, max_sequences)) + " sequences, got " + std::to_string(step.token_count()) + " and " +
-                  std::to_string(step.sequence_count()));
+                  std::to_string(std::min(room.sequences, max_sequences)) + " sequences, got " + std::to_string(step.token_count()) +
+                  " and " + std::to_string(step.sequence_count()));
 }
 
 }  // namespace
