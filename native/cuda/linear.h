@@ -23,12 +23,14 @@ struct LinearCall {
   std::optional<Activation> activation;               // of the sum
   std::optional<Activation> gated;                    // the sum is [gate | up]: y = kind(gate) * up
   View residual;                                      // data null: none; added last; may be the memory of y
+  bool exact = false;                                 // float32 groups: x is never rounded, 16-bit weights are widened
 };
 
 // True where `linear` can run this call as it is: a plain product always, with folds for up to kSmallRows rows.
 bool can_fold(const LinearCall& call);
 
-// x and y are of any dtype. With 16-bit weights x is rounded to their dtype first, with float32 weights it is not; sums are float32.
+// x, y and the residual are of any dtype. With 16-bit weights x (normalised, if so asked) is rounded to their dtype first, unless the
+// call is exact; with float32 weights it is not. Sums are float32.
 // Throws invalid_argument for a call that can_fold refuses, device_failed.
 void linear(const Device& device, const LinearCall& call);
 
