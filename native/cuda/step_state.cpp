@@ -75,12 +75,11 @@ void pack(const Step& step, const StepShape& room, const Layout& layout, void* b
   put(block, layout.block_table, step.block_table, step.block_table.size());
 }
 
-void expect_room(const Step& step, const StepShape& room, int64_t max_sequences) {
-  if (step.token_count() <= room.tokens && step.sequence_count() <= room.sequences && room.sequences <= max_sequences) return;
-  throw Error(ErrorCode::invalid_argument,
-              "StepState: expected a step of at most " + std::to_string(room.tokens) + " tokens and " +
-                  std::to_string(std::min(room.sequences, max_sequences)) + " sequences, got " + std::to_string(step.token_count()) +
-                  " and " + std::to_string(step.sequence_count()));
+void expect_room(const Step& step, const StepShape& room) {
+  if (step.token_count() <= room.tokens && step.sequence_count() <= room.sequences) return;
+  throw Error(ErrorCode::invalid_argument, "StepState: expected a step of at most " + std::to_string(room.tokens) + " tokens and " +
+                                               std::to_string(room.sequences) + " sequences, got " + std::to_string(step.token_count()) +
+                                               " and " + std::to_string(step.sequence_count()));
 }
 
 }  // namespace
@@ -115,17 +114,31 @@ StepShape shape_of(const Step& step) {
 }
 
 StepState::StepState(const Device& device, SlotTokens& slots, int64_t max_tokens, int64_t max_sequences)
-    : device_(device), slots_(slots), max_sequences_(max_sequences),
-      sampled_(device_memory(static_cast<size_t>(max_sequences) * sizeof(int32_t), "results of sampling")) {
+    : device_(device), slots_(slots) {
   for (Entry& entry : ring_) entry.copied = make_event();
   const Layout layout({max_tokens, max_sequences, 0, 0});
   reserve(layout.block_table + static_cast<size_t>(max_sequences * kFirstBlocksPerSequence) * sizeof(int32_t));
+  reserve_results(max_sequences);
   epoch_ = 0;
+}
+
+void StepState::expect_no_capture() const {
+  if (device_.capturing()) throw Error(ErrorCode::device_failed, "StepState: expected room for the step, got too little during a capture");
+}
+
+void StepState::reserve_results(int64_t sequences) {
+  const size_t bytes = static_cast<size_t>(sequences) * sizeof(int32_t);
+  if (bytes <= sampled_.bytes()) return;
+  expect_no_capture();
+  Buffer grown = device_memory(std::max(bytes, 2 * sampled_.bytes()), "results of sampling");
+  std::swap(sampled_, grown);
+  outgrown_.push_back(std::move(grown));
+  ++epoch_;
 }
 
 void StepState::reserve(size_t bytes) {
   if (bytes <= block_.bytes()) return;
-  if (device_.capturing()) throw Error(ErrorCode::device_failed, "StepState: a step must not grow while a graph is captured");
+  expect_no_capture();
   const size_t wanted = std::max(bytes, 2 * block_.bytes());
   Buffer grown = device_memory(wanted, "a step's arrays");
   std::array<Buffer, kRing> memory;
@@ -147,10 +160,11 @@ StepState::Entry& StepState::next_entry() {
 }
 
 DeviceStep StepState::submit(const Step& step, const StepShape& room) {
-  expect_room(step, room, max_sequences_);
+  expect_room(step, room);
   const Layout layout(room);
   const size_t bytes = layout.block_table + step.block_table.size() * sizeof(int32_t);
   reserve(bytes);
+  reserve_results(room.sequences);
   Entry& entry = next_entry();
   pack(step, room, layout, entry.memory.data());
   cuda::check(cudaMemcpyAsync(block_.data(), entry.memory.data(), bytes, cudaMemcpyHostToDevice, device_.stream()), "StepState");

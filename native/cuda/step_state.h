@@ -34,7 +34,7 @@ StepShape shape_of(const Step& step);
 // One per program, so that another program's growth never moves what its graphs read.
 class StepState {
  public:
-  // Makes room for steps of that size and common contexts; whatever needs more grows.
+  // Makes room for steps of that size and common contexts; a step that needs more makes it grow.
   StepState(const Device& device, SlotTokens& slots, int64_t max_tokens, int64_t max_sequences);
 
   // Submits the step's arrays to the device's stream and gives their places. `room` is the step's shape or that of its bucket: its
@@ -58,14 +58,15 @@ class StepState {
     bool used = false;
   };
 
+  void expect_no_capture() const;
   void reserve(size_t bytes);
+  void reserve_results(int64_t sequences);
   Entry& next_entry();
 
   const Device& device_;
   SlotTokens& slots_;
-  int64_t max_sequences_;
   Buffer block_;                                      // device
-  Buffer sampled_;                                    // device, [max_sequences_] results of sample
+  Buffer sampled_;                                    // device, results of sample
   std::array<Entry, kRing> ring_;
   size_t turn_ = 0;
   std::vector<Buffer> outgrown_;                      // kept: freeing waits for the GPU, where peers may be waiting for this rank
