@@ -9,8 +9,6 @@ if(NOT CMAKE_JS_INC)
     message(FATAL_ERROR "heddle: node-api-headers or node-addon-api not found: run npm install first")
   endif()
 endif()
-file(READ package.json _package)
-string(JSON HEDDLE_VERSION GET "${_package}" version)
 
 function(heddle_node_module target)
   set_target_properties(${target} PROPERTIES PREFIX "" SUFFIX ".node")

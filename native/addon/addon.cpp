@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "addon/client.h"
+#include "addon/describe_cuda.h"
 #include "addon/napi_setup.h"
 #include "addon/parse.h"
 #include "addon/read.h"
@@ -43,7 +44,8 @@ Napi::Value open(Arguments info) {
   const std::shared_ptr<Client> client = unwrap_client(info[0]);
   const int64_t ticket = parse_ticket(info[1]);
   const GroupOptions options = parse_group_options(info[2]);
-  return wrap(info.Env(), GroupHandle{client, client->open(options, ticket)});
+  OpenedGroup opened = client->open(options, ticket);
+  return wrap(info.Env(), GroupHandle{client, opened.group, std::make_shared<const GroupPlacement>(std::move(opened.placement))});
 }
 
 // createTensor(ticket, group, id, specs)
@@ -114,11 +116,37 @@ Napi::Value group_info(Arguments info) {
   return list;
 }
 
+// groupPlacement(group): where the ranks run and what they talk over
+Napi::Value group_placement(Arguments info) {
+  const GroupHandle handle = unwrap_group(info[0]);
+  const auto& [devices, communicator] = *handle.placement;
+  const auto list = Napi::Array::New(info.Env(), devices.size());
+  for (uint32_t i = 0; i < devices.size(); ++i) list.Set(i, Napi::Number::New(info.Env(), devices[i]));
+  const auto object = Napi::Object::New(info.Env());
+  object.Set("devices", list);
+  object.Set("communicator", communicator);
+  return object;
+}
+
 Napi::Value cpu_info(Arguments info) {
   const auto result = Napi::Object::New(info.Env());
   result.Set("isa", cpu_isa_name());
   result.Set("coreCount", Napi::Number::New(info.Env(), usable_cores()));
   return result;
+}
+
+// cudaInfo(search, everything)
+Napi::Value cuda_info_value(Arguments info) {
+  return describe_cuda(info.Env(), cuda_info(parse_cuda_search(info[0]), info[1].ToBoolean()));
+}
+
+// cudaMemory(search, device)
+Napi::Value cuda_memory_value(Arguments info) {
+  const DeviceMemory memory = cuda_memory(parse_cuda_search(info[0]), parse_device(info[1]));
+  const auto object = Napi::Object::New(info.Env());
+  object.Set("totalBytes", Napi::Number::New(info.Env(), static_cast<double>(memory.total_bytes)));
+  object.Set("freeBytes", Napi::Number::New(info.Env(), static_cast<double>(memory.free_bytes)));
+  return object;
 }
 
 void throw_error(napi_env env, const char* code, const char* message) noexcept {
@@ -164,7 +192,10 @@ constexpr Export kExports[] = {
     {"dispose", guarded<dispose>},
     {"closeGroup", guarded<close>},
     {"groupInfo", guarded<group_info>},
+    {"groupPlacement", guarded<group_placement>},
     {"cpuInfo", guarded<cpu_info>},
+    {"cudaInfo", guarded<cuda_info_value>},
+    {"cudaMemory", guarded<cuda_memory_value>},
 };
 
 Napi::Object initialize_module(Napi::Env env, Napi::Object exports) {

@@ -55,15 +55,15 @@ std::shared_ptr<Client> Client::create(const Napi::Function& on_completion) {
   return client;
 }
 
-std::shared_ptr<RankGroup> Client::open(const GroupOptions& options, int64_t ticket) {
+OpenedGroup Client::open(const GroupOptions& options, int64_t ticket) {
   std::erase_if(groups_, [](const std::weak_ptr<RankGroup>& group) { return group.expired(); });
   groups_.reserve(groups_.size() + 1);                // nothing may fail once the ranks run
   mailbox_->expect();
   try {
     const auto post = [mailbox = mailbox_](Completion&& completion) { mailbox->post(std::move(completion)); };
-    std::shared_ptr<RankGroup> group = open_group(options, ticket, post);
-    groups_.push_back(group);
-    return group;
+    OpenedGroup opened = open_group(options, ticket, post);
+    groups_.push_back(opened.group);
+    return opened;
   } catch (...) {
     mailbox_->unexpect();
     throw;

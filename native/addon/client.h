@@ -16,7 +16,7 @@ class Client {
  public:
   static std::shared_ptr<Client> create(const Napi::Function& on_completion);
 
-  std::shared_ptr<RankGroup> open(const GroupOptions& options, int64_t ticket);
+  OpenedGroup open(const GroupOptions& options, int64_t ticket);
   Mailbox& mailbox() { return *mailbox_; }
   bool ended() const { return ended_; }
 
@@ -32,6 +32,7 @@ class Client {
 struct GroupHandle {
   std::shared_ptr<Client> client;
   std::shared_ptr<RankGroup> group;
+  std::shared_ptr<const GroupPlacement> placement;
 };
 
 Napi::Value wrap(Napi::Env env, std::shared_ptr<Client> client);

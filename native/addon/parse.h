@@ -17,7 +17,9 @@ int64_t parse_ticket(const Napi::Value& value);       // 1 … 2^53 - 1
 int64_t parse_id(const Napi::Value& value);           // 0 … 2^53 - 1
 int parse_rank(const Napi::Value& value, int size);
 std::vector<int64_t> parse_ids(const Napi::Value& value);
+int parse_device(const Napi::Value& value);           // the number of a GPU, which need not be there
 GroupOptions parse_group_options(const Napi::Value& value);
+CudaSearch parse_cuda_search(const Napi::Value& value);
 
 // One message per rank, in rank order.
 std::vector<Message> parse_create_tensor(int64_t id, const Napi::Value& specs, int size);

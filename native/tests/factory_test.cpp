@@ -1,4 +1,5 @@
 // Groups as the factory makes them: real ranks over the CPU backend, and the devices that are not there.
+#include <cstdlib>
 #include <future>
 
 #include "factory.h"
@@ -14,9 +15,15 @@ OnCompletion ignore() {
 }  // namespace
 
 HEDDLE_TEST(factory_refuses_devices_it_does_not_have) {
+  setenv("HEDDLE_CUDA_BACKEND", "/no/such/folder/libheddle_cuda.so", 1);  // also on a machine with GPUs
   GroupOptions options;
   options.device = "cuda";
   check_throws(ErrorCode::unavailable, [&] { open_group(options, 1, ignore()); });
+  check(cuda_info({}, true).reason.find("/no/such/folder") != std::string::npos, "the reason names the file");
+  options.device = "cpu";
+  options.communicator = CommunicatorChoice::nccl;
+  check_throws(ErrorCode::invalid_argument, [&] { open_group(options, 1, ignore()); });
+  options.communicator = CommunicatorChoice::local;
   options.device = "abacus";
   check_throws(ErrorCode::invalid_argument, [&] { open_group(options, 1, ignore()); });
   options.device = "cpu";
@@ -30,7 +37,7 @@ HEDDLE_TEST(factory_opens_cpu_ranks_that_hold_tensors) {
     options.size = 3;
     options.dtype = dtype;
     std::promise<Completion> read;
-    const auto group = open_group(options, 1, [&](Completion&& completion) {
+    const auto [group, placement] = open_group(options, 1, [&](Completion&& completion) {
       if (completion.failure) check(false, "ticket ", completion.ticket, ": ", completion.failure->message);
       if (completion.ticket == 3) read.set_value(std::move(completion));
     });
@@ -38,6 +45,7 @@ HEDDLE_TEST(factory_opens_cpu_ranks_that_hold_tensors) {
     tensor.id = 9;
     tensor.dtype = dtype;
     tensor.shape = {2, 3};
+    check(placement.communicator == "local" && placement.devices.empty(), "placement on the CPU");
     group->submit(2, Message(tensor));
     group->submit(3, Message(ReadTensor{9}));       // of every rank, so that all have opened once it completes
     const Completion completion = read.get_future().get();
