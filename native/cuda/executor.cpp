@@ -1,0 +1,154 @@
+#include "cuda/executor.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "core/error.h"
+#include "core/wait.h"
+
+namespace heddle::cuda {
+
+namespace {
+
+using std::chrono::microseconds;
+
+constexpr microseconds kSpin{50};                     // a step that ends at once is not slept over
+constexpr microseconds kNap{20};
+constexpr microseconds kHealthInterval{1000};
+
+}  // namespace
+
+ExecutorOptions options_of_environment() {
+  const char* graphs = std::getenv("HEDDLE_CUDA_GRAPHS");
+  return {true, !graphs || std::strcmp(graphs, "0") != 0};
+}
+
+CudaExecutor::CudaExecutor(const ProgramPlan& program, DType dtype, const Device& device, SlotTokens& slots, EagerSteps& eager,
+                           DeviceCommunicator& communicator, const ExecutorOptions& options)
+    : program_(program), device_(device), slots_(slots), eager_(eager), communicator_(communicator),
+      runner_(program_, dtype, options.fuse, device, communicator), steps_(device, slots, program.max_tokens, program.max_sequences) {
+  for (const auto& node : program_.nodes) {
+    if (node->op == Op::input || node->op == Op::output) overlaps_ = false;
+    if (node->op == Op::sample) vocab_size_ = node->sample.vocab_size;
+    if (node->op == Op::attention) {
+      longest_context_ = std::max(longest_context_, node->attention.block_count * node->attention.block_size);
+    }
+  }
+  if (options.graphs && overlaps_) graphs_ = std::make_unique<Graphs>(device, communicator, eager);
+  for (Flight& flight : flights_) {
+    flight.tokens = pinned_memory(static_cast<size_t>(program_.max_sequences) * sizeof(int32_t));
+    flight.done = make_event();
+  }
+}
+
+// Kernels may still use the memory: steps under way, after an error too. Collectives of an aborted group end by themselves.
+CudaExecutor::~CudaExecutor() { (void)cudaStreamSynchronize(device_.stream()); }
+
+// A refusal leaves from here, every other error from finish: no kernel's invalid_argument may be taken for a refusal.
+void CudaExecutor::start(const Step& step, const std::atomic<bool>& cancelled) {
+  slots_.check(step);
+  Flight& flight = flights_[started_++ % kRing];
+  flight.shape = shape_of(step);
+  flight.failure = nullptr;
+  try {
+    submit(step, flight, cancelled);
+  } catch (...) {
+    flight.failure = std::current_exception();
+  }
+}
+
+void CudaExecutor::submit(const Step& step, Flight& flight, const std::atomic<bool>& cancelled) {
+  const bool decode = graphs_ && is_decode(flight.shape);
+  StepRun run;
+  run.shape = decode ? bucket_shape(flight.shape.sequences) : flight.shape;
+  run.step = steps_.submit(step, run.shape);
+  run.host = &step;
+  if (vocab_size_ > 0) run.methods = sample_methods(step, vocab_size_);
+  const auto stages = [&] { runner_.run(run, cancelled); };
+  if (decode) {
+    graphs_->run({run.shape.sequences, run.methods}, steps_.epoch(), stages);
+  } else {
+    ++eager_.count;
+    stages();
+  }
+  if (vocab_size_ > 0) {
+    slots_.mark_sampled(step);
+    copy_tokens(run.step, flight);
+  }
+  check(cudaEventRecord(flight.done.get(), device_.stream()), "Program");
+}
+
+bool CudaExecutor::is_decode(const StepShape& shape) const { return shape.longest_part == 1; }
+
+// Upper bounds of every step that the bucket serves, and the same whether it is captured or not, so that the eager run before the
+// capture asks for all the memory that the captured one needs.
+StepShape CudaExecutor::bucket_shape(int64_t sequences) const {
+  const int64_t bucket = bucket_of(sequences, program_.max_sequences);
+  return {bucket, bucket, 1, longest_context_};
+}
+
+// Not part of a graph, since the target changes from step to step.
+void CudaExecutor::copy_tokens(const DeviceStep& step, const Flight& flight) {
+  const auto bytes = static_cast<size_t>(flight.shape.sequences) * sizeof(int32_t);
+  check(cudaMemcpyAsync(flight.tokens.data(), step.sampled, bytes, cudaMemcpyDeviceToHost, device_.stream()), "sample");
+}
+
+RunResult CudaExecutor::finish(const std::atomic<bool>& cancelled) {
+  if (finished_ == started_) throw Error(ErrorCode::invalid_argument, "Program: expected a step under way, got none");
+  const Flight& flight = flights_[finished_++ % kRing];
+  if (flight.failure) std::rethrow_exception(flight.failure);
+  wait(flight, cancelled);
+  return result(flight);
+}
+
+// Spins for a moment, then naps: a rank's thread is awake for a few per cent of a step.
+void CudaExecutor::wait(const Flight& flight, const std::atomic<bool>& cancelled) {
+  const Clock::time_point begin = Clock::now();
+  Clock::time_point next_look = begin + kHealthInterval;
+  for (;;) {
+    const cudaError_t status = cudaEventQuery(flight.done.get());
+    if (status == cudaSuccess) break;
+    if (status != cudaErrorNotReady) check(status, "Program");
+    if (cancelled.load(std::memory_order_relaxed)) throw Error(ErrorCode::closed, "Program: the group was closed during a run");
+    const Clock::time_point now = Clock::now();
+    if (now >= next_look) {
+      communicator_.expect_healthy();
+      next_look = now + kHealthInterval;
+    }
+    if (now - begin < kSpin) {
+      cpu_pause();
+    } else {
+      std::this_thread::sleep_for(kNap);
+    }
+  }
+  communicator_.expect_healthy();                     // the collectives of an aborted group end too, with garbage
+}
+
+RunResult CudaExecutor::result(const Flight& flight) {
+  RunResult result;
+  if (vocab_size_ > 0) {
+    const auto* tokens = static_cast<const int32_t*>(flight.tokens.data());
+    result.tokens.assign(tokens, tokens + flight.shape.sequences);
+  }
+  if (communicator_.rank() != 0) return result;
+  for (size_t i = 0; i < program_.nodes.size(); ++i) {
+    const CompiledNode& node = *program_.nodes[i];
+    if (node.op == Op::output) result.outputs[node.name] = download(runner_.schedule().inputs[i][0], flight.shape);
+  }
+  return result;
+}
+
+// Outputs are float32 in every group, and their memory is theirs until the next step.
+HostMatrix CudaExecutor::download(int32_t value, const StepShape& shape) {
+  const View x = runner_.view(value, shape);
+  HostMatrix matrix{std::vector<float>(static_cast<size_t>(x.rows * x.width)), {x.rows, x.width}};
+  const size_t bytes = matrix.data.size() * sizeof(float);
+  check(cudaMemcpyAsync(matrix.data.data(), x.data, bytes, cudaMemcpyDeviceToHost, device_.stream()), "output");
+  check(cudaStreamSynchronize(device_.stream()), "output");
+  return matrix;
+}
+
+}  // namespace heddle::cuda
