@@ -34,6 +34,9 @@ class Executor {
   // any other error leaves the ranks out of step. `cancelled` is read between operations; when it is set: closed.
   virtual void start(const Step& step, const std::atomic<bool>& cancelled) = 0;
 
+  // Whether `finish` would return at once. While it would not, a rank looks for a step to start meanwhile.
+  virtual bool ready() const { return true; }
+
   // Waits for the oldest step that was started and gives its tokens and, on rank 0, its outputs.
   virtual RunResult finish(const std::atomic<bool>& cancelled) = 0;
 };

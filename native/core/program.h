@@ -38,6 +38,7 @@ class Program {
   bool entered() const { return entered_; }
 
   bool overlaps() const { return executor_->overlaps(); }
+  bool ready() const { return executor_->ready(); }   // whether `finish` would return at once
   size_t workspace_bytes() const { return executor_->workspace_bytes(); }
 
  private:

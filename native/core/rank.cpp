@@ -14,6 +14,11 @@ namespace heddle {
 
 namespace {
 
+constexpr size_t kMostRuns = 2;                       // under way: one at work, one behind it
+// How long a rank looks for the next step before it waits for the last one, which also looks for failed peers. A caller
+// that is at it answers a step with the next within less.
+constexpr auto kLookForRun = std::chrono::milliseconds(2);
+
 void name_this_thread(int rank) {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), ("heddle-rank-" + std::to_string(rank)).substr(0, 15).c_str());
@@ -41,7 +46,9 @@ std::shared_ptr<Tensor> counted(Tensor tensor, std::atomic<uint64_t>& counter) {
 }  // namespace
 
 Rank::Rank(int index, std::shared_ptr<GroupState> group)
-    : index_(index), group_(std::move(group)), seat_(group_->seat(index)) {}
+    : index_(index), group_(std::move(group)), seat_(group_->seat(index)) {
+  runs_.reserve(kMostRuns);
+}
 
 // The programs go with the rank. Tensors count for themselves.
 Rank::~Rank() { seat_.counters.workspace_bytes.store(0, std::memory_order_relaxed); }
@@ -64,10 +71,19 @@ void Rank::live(int index, std::shared_ptr<GroupState> group) noexcept {
 
 void Rank::serve() {
   while (const std::optional<RankQueue::Item> item = seat_.queue.front()) {
-    answer(*item);
-    if (!seat_.queue.has_more()) files_.close_all();
-    seat_.queue.pop();
+    if (item->message && std::holds_alternative<RunProgram>(*item->message)) {
+      answer_runs(*item);
+    } else {
+      answer(*item);
+      done();
+    }
   }
+}
+
+// The first message of the queue was answered.
+void Rank::done() noexcept {
+  if (!seat_.queue.has_more()) files_.close_all();
+  seat_.queue.pop();
 }
 
 void Rank::answer(const RankQueue::Item& item) noexcept {
@@ -79,6 +95,77 @@ void Rank::answer(const RankQueue::Item& item) noexcept {
   } catch (...) {
     item.pending->fail(index_, settle_failure(current_failure(index_)));
   }
+}
+
+// Steps that follow each other: the next is submitted while the device works on the last, where its program can do that.
+void Rank::answer_runs(const RankQueue::Item& first) noexcept {
+  start(first);
+  while (!runs_.empty()) {
+    if (may_start_another()) {
+      if (const std::optional<RankQueue::Item> next = next_run()) start(*next);
+    }
+    finish_oldest();
+    done();
+  }
+}
+
+void Rank::start(const RankQueue::Item& item) noexcept {
+  Run run{item, nullptr, std::nullopt, false};
+  out_of_step_ = false;
+  try {
+    run.failure = refusal(item.message.get());
+    if (!run.failure) run.program = &submit(std::get<RunProgram>(*item.message));
+  } catch (...) {
+    run.failure = current_failure(index_);
+    run.out_of_step = out_of_step_;
+  }
+  runs_.push_back(std::move(run));
+}
+
+// Answers it. Where it fails after all, the steps behind it are lost too.
+void Rank::finish_oldest() noexcept {
+  Run run = std::move(runs_.front());
+  runs_.erase(runs_.begin());
+  out_of_step_ = run.out_of_step;
+  try {
+    if (!run.failure && !run.program) run.failure = refusal(run.item.message.get());
+    if (!run.failure) {
+      out_of_step_ = true;
+      RunResult result = run.program->finish(group_->cancelled());
+      return run.item.pending->succeed(index_, index_ == 0 ? Result(std::move(result)) : Result());
+    }
+  } catch (...) {
+    run.failure = current_failure(index_);
+    for (Run& later : runs_) later.program = nullptr;
+  }
+  run.item.pending->fail(index_, settle_failure(std::move(*run.failure)));
+}
+
+// Nothing is started behind a failure that nobody else knows of yet.
+bool Rank::may_start_another() const noexcept {
+  return runs_.size() < kMostRuns && runs_.back().program && runs_.back().program->overlaps();
+}
+
+// The step to submit next, if it is there or comes while the device is at work.
+std::optional<RankQueue::Item> Rank::next_run() const noexcept {
+  constexpr int kPausesPerLook = 16;
+  const auto end = Clock::now() + kLookForRun;
+  for (bool last_look = false;; last_look = Clock::now() > end) {
+    if (std::optional<RankQueue::Item> next = seat_.queue.behind(runs_.size())) {
+      if (!overlaps(*next)) next.reset();
+      return next;
+    }
+    if (last_look || runs_.front().program->ready() || group_->cancelled().load()) return std::nullopt;
+    for (int i = 0; i < kPausesPerLook; ++i) cpu_pause();
+    std::this_thread::yield();                        // whoever brings the next step may need this core
+  }
+}
+
+bool Rank::overlaps(const RankQueue::Item& item) const noexcept {
+  const auto* run = item.message ? std::get_if<RunProgram>(item.message.get()) : nullptr;
+  if (!run) return false;
+  const auto found = programs_.find(run->id);
+  return found != programs_.end() && found->second.program && found->second.program->overlaps();
 }
 
 // Why nothing is done for a message any more. Memory can always be given back.
@@ -101,7 +188,6 @@ Failure Rank::settle_failure(Failure failure) noexcept {
 Result Rank::handle(const RankQueue::Item& item) {
   if (!item.message) return open(), Result{};
   const Message& message = *item.message;
-  if (const auto* run_program = std::get_if<RunProgram>(&message)) return run(*run_program);
   if (const auto* read_tensor = std::get_if<ReadTensor>(&message)) return read(*read_tensor);
   if (const auto* tensor = std::get_if<CreateTensor>(&message)) create(*tensor);
   if (const auto* program = std::get_if<CreateProgram>(&message)) create(*program, item.pending);
@@ -145,7 +231,7 @@ void Rank::expect_free(int64_t id) const {
   throw Error(ErrorCode::invalid_argument, "Rank: expected an id that is not in use, got " + std::to_string(id));
 }
 
-Result Rank::run(const RunProgram& message) {
+Program& Rank::submit(const RunProgram& message) {
   const auto found = programs_.find(message.id);
   if (found == programs_.end()) gone("RunProgram", "program", message.id);
   ProgramEntry& entry = found->second;
@@ -156,9 +242,8 @@ Result Rank::run(const RunProgram& message) {
   }
   if (!message.step) throw Error(ErrorCode::invalid_argument, "RunProgram: expected a step, got none");
   try {
-    RunResult result = entry.program->run(*message.step, group_->cancelled());
-    if (index_ == 0) return result;
-    return {};
+    entry.program->start(*message.step, group_->cancelled());
+    return *entry.program;
   } catch (...) {
     out_of_step_ = entry.program->entered();
     throw;

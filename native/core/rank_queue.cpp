@@ -27,6 +27,12 @@ std::optional<RankQueue::Item> RankQueue::front() {
   }
 }
 
+std::optional<RankQueue::Item> RankQueue::behind(size_t count) const {
+  const std::lock_guard lock(mutex_);
+  if (items_.size() <= count) return std::nullopt;
+  return items_[count];
+}
+
 void RankQueue::pop() {
   Item done;  // freed outside the lock: a message may hold much memory
   const std::lock_guard lock(mutex_);

@@ -1,4 +1,4 @@
-// The FIFO of one rank: any thread pushes, the rank's thread takes. The message at work stays in the queue until it is
+// The FIFO of one rank: any thread pushes, the rank's thread takes. Messages at work stay in the queue until they are
 // done, so that whoever closes a group can answer for a rank that hangs.
 #pragma once
 #include <chrono>
@@ -25,6 +25,7 @@ class RankQueue {
 
   bool push(Item item);                               // false: closed, nothing was queued
   std::optional<Item> front();                        // waits; nothing once the queue is closed and empty
+  std::optional<Item> behind(size_t count) const;     // the item after the first `count`, if it is there; never waits
   void pop();                                         // the item that front() gave is done
   bool has_more() const;                              // items beyond the one at work
 

@@ -1,18 +1,16 @@
 // Ranks and groups over a fake backend: order, results, errors that break nothing and errors that break the group, and
 // every end.
 #include <atomic>
-#include <condition_variable>
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <thread>
 
 #include "comm/local/local.h"
 #include "core/group.h"
 #include "core/wait.h"
 #include "fake_backend.h"
+#include "rank_fixture.h"
 #include "test.h"
 
 namespace heddle::test {
@@ -21,135 +19,23 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr int64_t kOpenTicket = 1;
-constexpr int64_t kProgram = 100;
-constexpr int64_t kWidth = 4;
+struct Fixture : GroupFixture {
+  explicit Fixture(int size, std::vector<size_t> memory = {}, comm::LocalOptions options = {})
+      : Fixture(size, std::make_shared<Hook>(), std::move(memory), options) {}
 
-// Completions as they arrive.
-class Inbox {
- public:
-  void put(Completion&& completion) {
-    const std::lock_guard lock(mutex_);
-    order_.push_back(completion.ticket);
-    ++counts_[completion.ticket];
-    completions_[completion.ticket] = std::move(completion);
-    arrived_.notify_all();
-  }
-  Completion wait(int64_t ticket) {
-    std::unique_lock lock(mutex_);
-    const bool came = arrived_.wait_for(lock, seconds(30), [&] { return completions_.count(ticket) > 0; });
-    check(came, "ticket ", ticket, " did not complete");
-    return completions_[ticket];
-  }
-  std::vector<int64_t> order() {
-    const std::lock_guard lock(mutex_);
-    return order_;
-  }
-  bool each_once() {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [ticket, count] : counts_) {
-      if (count != 1) return false;
-    }
-    return true;
-  }
+  std::shared_ptr<Hook> hook;
 
  private:
-  std::mutex mutex_;
-  std::condition_variable arrived_;
-  std::map<int64_t, Completion> completions_;
-  std::map<int64_t, int> counts_;
-  std::vector<int64_t> order_;
+  Fixture(int size, const std::shared_ptr<Hook>& shared, std::vector<size_t> memory, comm::LocalOptions options)
+      : GroupFixture(
+            size,
+            [shared, memory](int rank) -> std::unique_ptr<Backend> {
+              return std::make_unique<FakeBackend>(rank, shared,
+                                                   memory.empty() ? size_t{1} << 30 : memory[static_cast<size_t>(rank)]);
+            },
+            options),
+        hook(shared) {}
 };
-
-struct Fixture {
-  explicit Fixture(int size, std::vector<size_t> memory = {}, comm::LocalOptions options = {}) {
-    GroupParts parts;
-    parts.communicators = comm::create_local(size, options);
-    parts.create_backend = [hook = hook, memory](int rank) -> std::unique_ptr<Backend> {
-      return std::make_unique<FakeBackend>(rank, hook,
-                                           memory.empty() ? size_t{1} << 30 : memory[static_cast<size_t>(rank)]);
-    };
-    parts.on_completion = [inbox = inbox](Completion&& completion) { inbox->put(std::move(completion)); };
-    group = std::make_unique<RankGroup>(std::move(parts), kOpenTicket);
-  }
-
-  int64_t send(Message message) {
-    const int64_t ticket = ++last_ticket;
-    group->submit(ticket, std::move(message));
-    return ticket;
-  }
-  Completion ask(Message message) { return inbox->wait(send(std::move(message))); }
-
-  std::shared_ptr<Hook> hook = std::make_shared<Hook>();
-  std::shared_ptr<Inbox> inbox = std::make_shared<Inbox>();
-  std::unique_ptr<RankGroup> group;
-  int64_t last_ticket = kOpenTicket;
-};
-
-Node node(Op op, std::vector<int32_t> inputs, std::map<std::string, std::string> texts = {}) {
-  Node made;
-  made.op = op;
-  made.inputs = std::move(inputs);
-  made.width = kWidth;
-  made.texts = std::move(texts);
-  return made;
-}
-
-// y = sum over the ranks of x, with the fake backend's hook before the sum.
-CreateProgram sum_program(int64_t id = kProgram) {
-  CreateProgram program;
-  program.id = id;
-  program.max_tokens = 8;
-  program.max_sequences = 1;
-  program.nodes = {node(Op::input, {}, {{"name", "x"}}), node(Op::activation, {0}, {{"kind", "relu"}}),
-                   node(Op::all_reduce, {1}), node(Op::output, {2}, {{"name", "y"}})};
-  return program;
-}
-
-std::shared_ptr<const Step> step_of(float value, int32_t tokens = 2) {
-  Step step;
-  for (int32_t i = 0; i < tokens; ++i) {
-    step.tokens.push_back(0);
-    step.positions.push_back(i);
-  }
-  step.sequence_starts = {0, tokens};
-  step.slots = {0};
-  step.inputs["x"] = {std::vector<float>(static_cast<size_t>(tokens * kWidth), value), {tokens, kWidth}};
-  return std::make_shared<const Step>(std::move(step));
-}
-
-void check_sum(const Completion& completion, float expected) {
-  if (!check(!completion.failure, "run failed: ", completion.failure ? completion.failure->message : "")) return;
-  const auto* result = std::get_if<RunResult>(&completion.result);
-  if (!check(result && result->outputs.count("y") == 1, "a run gives output y")) return;
-  const HostMatrix& y = result->outputs.at("y");
-  check(y.shape == std::vector<int64_t>{2, kWidth}, "shape of y");
-  for (const float value : y.data) check(value == expected, "expected ", expected, ", got ", value);
-}
-
-bool failed_with(const Completion& completion, ErrorCode code, const std::string& text = "") {
-  const bool failed = completion.failure && completion.failure->code == code &&
-                      completion.failure->message.find(text) != std::string::npos;
-  return check(failed, "expected ", name_of(code), " ", text, ", got ",
-               completion.failure ? name_of(completion.failure->code) : "a result", " ",
-               completion.failure ? completion.failure->message : "");
-}
-
-CreateTensor tensor_message(int64_t id, std::vector<int64_t> shape, std::vector<float> values,
-                            TensorRole role = TensorRole::weight) {
-  CreateTensor message;
-  message.id = id;
-  message.shape = std::move(shape);
-  message.role = role;
-  if (values.empty()) return message;
-  const auto* first = reinterpret_cast<const uint8_t*>(values.data());
-  Piece piece;
-  piece.bytes = std::make_shared<const std::vector<uint8_t>>(first, first + values.size() * sizeof(float));
-  piece.rows = 1;
-  piece.row_elements = static_cast<int64_t>(values.size());
-  message.pieces = {piece};
-  return message;
-}
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kSanitized = true;                     // freed memory is kept on purpose
@@ -172,12 +58,6 @@ size_t resident_pages() {
   size_t resident = 0;
   std::ifstream("/proc/self/statm") >> total >> resident;
   return resident;
-}
-
-// Polls for something that other threads bring about.
-bool eventually(const std::function<bool()>& holds) {
-  for (int i = 0; i < 5000 && !holds(); ++i) std::this_thread::sleep_for(milliseconds(1));
-  return holds();
 }
 
 }  // namespace
