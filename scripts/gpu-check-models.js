@@ -1,0 +1,182 @@
+#!/usr/bin/env node
+'use strict'
+// The part of `npm run gpu-check` that needs models: reference cases, the demo model, and loading and closing again and again, on device
+// cuda, several ranks on one GPU. Plain Node over dist/, so that it runs where only a build was carried.
+//   node scripts/gpu-check-models.js [--sizes 1,2,4,8] [--only golden|chats|cycles] [--cycles N] [--devices 0,1,...]
+// Rule: one line per check, "ok" or "WRONG" first; the exit status is 1 if anything was wrong.
+const fs = require('node:fs')
+const path = require('node:path')
+const { AutoModelForCausalLM, openGroup } = require('../dist/index.js')
+
+const root = path.resolve(__dirname, '..')
+const cases = [
+  { name: 'qwen3', heads: 8 },
+  { name: 'qwen3-tied-sharded', heads: 8 },
+  { name: 'llama', heads: 4 },
+  { name: 'llama3-rope-gqa', heads: 4 },
+  { name: 'mqa-llama', heads: 8 },
+]
+const dtypes = ['float32', 'bfloat16']
+const floatTolerance = 1e-3        // of logits, against transformers in float32
+const topOneShare = 0.99           // of rows whose best token agrees, in bfloat16
+const rightAnswers = 36            // of the 40 chats, in bfloat16
+let wrong = 0
+
+function report(holds, what, detail) {
+  console.log(`${holds ? 'ok   ' : 'WRONG'} ${what}${detail ? `: ${detail}` : ''}`)
+  if (!holds) wrong++
+}
+
+function options(argv) {
+  const value = (name, fallback) => (argv.includes(name) ? argv[argv.indexOf(name) + 1] : fallback)
+  return {
+    sizes: value('--sizes', '1,2,4,8').split(',').map(Number),
+    only: value('--only', 'golden,chats,cycles').split(','),
+    cycles: Number(value('--cycles', '1000')),
+    devices: value('--devices', '0').split(',').map(Number),
+  }
+}
+
+/** The tensors of a small safetensors file, by the format's own description: a length, a JSON header, the elements. */
+function readSafetensors(file) {
+  const bytes = fs.readFileSync(file)
+  const headerLength = Number(bytes.readBigUInt64LE(0))
+  const header = JSON.parse(bytes.toString('utf8', 8, 8 + headerLength))
+  const tensor = (name) => {
+    const { dtype, shape, data_offsets: [from, to] } = header[name]
+    const part = bytes.buffer.slice(bytes.byteOffset + 8 + headerLength + from, bytes.byteOffset + 8 + headerLength + to)
+    return { shape, data: dtype === 'I64' ? Array.from(new BigInt64Array(part), Number) : new Float32Array(part) }
+  }
+  return { ids: tensor('input_ids'), logits: tensor('logits') }
+}
+
+function readCase(name) {
+  const folder = path.join(root, 'test/golden', name)
+  const { ids, logits } = readSafetensors(path.join(folder, 'expected.safetensors'))
+  const [rows, width] = ids.shape
+  const expected = JSON.parse(fs.readFileSync(path.join(folder, 'expected.json'), 'utf8'))
+  return {
+    folder,
+    rows: Array.from({ length: rows }, (_, row) => ids.data.slice(row * width, (row + 1) * width)),
+    logits: logits.data,
+    positions: expected.logits_positions,
+    greedy: expected.greedy,
+  }
+}
+
+function selectRows({ logits, shape: [batch, tokens, vocab] }, [from, to]) {
+  const parts = Array.from({ length: batch }, (_, row) => logits.subarray((row * tokens + from) * vocab, (row * tokens + to) * vocab))
+  return { vocab, logits: Float32Array.from(parts.flatMap((part) => [...part])) }
+}
+
+function largestDifference(actual, expected) {
+  if (actual.length !== expected.length) return Infinity
+  return actual.reduce((most, value, i) => (Number.isNaN(value) ? Infinity : Math.max(most, Math.abs(value - expected[i]))), 0)
+}
+
+const bestOf = (row) => row.reduce((best, value, i) => (value > row[best] ? i : best), 0)
+
+function topOneAgreement(actual, expected, vocab) {
+  let same = 0
+  for (let at = 0; at < expected.length; at += vocab) {
+    if (bestOf(actual.subarray(at, at + vocab)) === bestOf(expected.subarray(at, at + vocab))) same++
+  }
+  return same / (expected.length / vocab)
+}
+
+const ranksOn = (devices, size) => Array.from({ length: size }, (_, rank) => devices[rank % devices.length])
+
+async function withModel(folder, { tpSize, dtype, devices }, use) {
+  const model = await AutoModelForCausalLM.fromPretrained(folder, { tpSize, dtype, device: 'cuda', devices: ranksOn(devices, tpSize) })
+  try {
+    return await use(model)
+  } finally {
+    await model.close()
+  }
+}
+
+async function checkCase(reference, name, settings) {
+  const what = `${name}, ${settings.dtype}, size ${settings.tpSize}`
+  await withModel(reference.folder, settings, async (model) => {
+    const { vocab, logits } = selectRows(await model.forward(reference.rows), reference.positions)
+    if (settings.dtype === 'float32') {
+      const difference = largestDifference(logits, reference.logits)
+      report(difference <= floatTolerance, `${what}: logits`, `largest difference ${difference.toExponential(1)}`)
+      const generated = []
+      for (const [row, tokens] of reference.greedy.entries()) {
+        generated.push((await model.generate(reference.rows[row], { maxNewTokens: tokens.length, ignoreEos: true })).tokenIds)
+      }
+      report(JSON.stringify(generated) === JSON.stringify(reference.greedy), `${what}: greedy tokens`)
+    } else {
+      const share = topOneAgreement(logits, reference.logits, vocab)
+      report(share >= topOneShare, `${what}: top-1 agreement`, `${(share * 100).toFixed(1)} %`)
+    }
+  })
+}
+
+async function checkGolden({ sizes, devices }) {
+  for (const { name, heads } of cases) {
+    const reference = readCase(name)
+    for (const tpSize of sizes.filter((size) => heads % size === 0)) {
+      for (const dtype of dtypes) await guarded(`${name}, ${dtype}, size ${tpSize}`, () => checkCase(reference, name, { tpSize, dtype, devices }))
+    }
+  }
+}
+
+async function checkChats({ sizes, devices }) {
+  const { chat } = JSON.parse(fs.readFileSync(path.join(root, 'test/golden/heddle-tiny.json'), 'utf8'))
+  const folder = path.join(root, 'models/heddle-tiny')
+  for (const tpSize of sizes) {
+    for (const dtype of dtypes) {
+      const what = `heddle-tiny, ${dtype}, size ${tpSize}`
+      await guarded(what, () =>
+        withModel(folder, { tpSize, dtype, devices }, async (model) => {
+          const answers = await Promise.all(chat.map(({ messages }) => model.generate(messages)))
+          const same = answers.filter(({ tokenIds }, i) => JSON.stringify(tokenIds) === JSON.stringify(chat[i].output_ids)).length
+          const right = answers.filter(({ text }, i) => text.trim() === chat[i].answer.trim()).length
+          if (dtype === 'float32') report(same === chat.length, `${what}: chats as expected`, `${same} of ${chat.length}`)
+          else report(right >= rightAnswers, `${what}: chats answered right`, `${right} of ${chat.length}`)
+        })
+      )
+    }
+  }
+}
+
+/** Free bytes of the GPU after half of the cycles and after all: what is left behind once would be left behind each time. */
+async function checkCycles({ cycles, devices }) {
+  const folder = path.join(root, 'models/heddle-tiny')
+  const freeBytes = async () => {
+    const group = await openGroup({ size: 1, device: 'cuda', devices: devices.slice(0, 1) })
+    const gpu = group.info().cuda?.devices.find(({ ordinal }) => ordinal === devices[0])
+    await group.close()
+    return gpu?.freeBytes ?? NaN
+  }
+  const load = () => withModel(folder, { tpSize: 2, dtype: 'bfloat16', devices }, (model) => model.generate([1, 2, 3], { maxNewTokens: 2, ignoreEos: true }))
+  const free = []
+  for (let i = 0; i < cycles; i++) {
+    if (i === Math.floor(cycles / 2)) free.push(await freeBytes())
+    await load()
+  }
+  free.push(await freeBytes())
+  const lost = free[0] - free[1]
+  const allowed = 32 * 2 ** 20
+  report(Math.abs(lost) <= allowed, `${cycles} times loaded and closed`, `${(lost / 2 ** 20).toFixed(1)} MiB of GPU memory gone in the second half`)
+}
+
+async function guarded(what, check) {
+  try {
+    await check()
+  } catch (error) {
+    report(false, what, `${error.code ?? error.name}: ${error.message}`)
+  }
+}
+
+async function main(argv) {
+  const chosen = options(argv)
+  if (chosen.only.includes('golden')) await checkGolden(chosen)
+  if (chosen.only.includes('chats')) await checkChats(chosen)
+  if (chosen.only.includes('cycles')) await guarded('load and close', () => checkCycles(chosen))
+  process.exitCode = wrong === 0 ? 0 : 1
+}
+
+void main(process.argv.slice(2))
