@@ -1,23 +1,28 @@
 // The ranks that share one model: size, device, data type. Everything that holds memory or runs belongs to one group and ends with it.
 import { checkOptions } from './checks'
 import { HeddleError, invalidArgument } from './errors'
-import { cpuInfo, NativeGroup } from './native'
-import type { DType, HostTensor, RankInfo, TensorSpec } from './native'
+import { cpuInfo, cudaInfo, NativeGroup } from './native'
+import type { CommunicatorChoice, CudaDevice, CudaInfo, DType, HostTensor, RankInfo, TensorSpec } from './native'
 import { evaluate } from './program'
 import type { Recorder } from './program'
 import { Tensor } from './tensor'
 import type { Sharding } from './tensor'
 import type { Value } from './value'
 
+export { cudaInfo, cudaMemory } from './native'
+export type { CommunicatorChoice, CudaDevice, CudaInfo, CudaLibrary, DeviceMemory } from './native'
+
 export type Device = 'auto' | 'cpu' | 'cuda'
 
 export interface OpenGroupOptions {
   /** ranks, 1 to 64; more than cores is slow but works */
   size: number
-  /** `auto` takes what is usable and `info()` says why */
+  /** `auto` takes GPUs where there is one for every rank, else the CPU, and `info()` says why */
   device?: Device
-  /** numbers of the GPUs, one per rank; not for the CPU */
-  devices?: number[]
+  /** numbers of the GPUs, one per rank; a number may repeat: those ranks share a GPU. Default: the first ones */
+  devices?: readonly number[]
+  /** what ranks on GPUs talk over: peers' memory, NCCL, or whatever is best here. NCCL needs a GPU for every rank */
+  communicator?: CommunicatorChoice
   /** of weights and compute: `float32` keeps a 16-bit checkpoint's own weights, exactly */
   dtype?: DType
   /** where the ranks live: threads of this process, or a process each */
@@ -30,38 +35,72 @@ export interface GroupInfo {
   dtype: DType
   /** why this device was chosen */
   reason: string
+  /** what the ranks talk over */
+  communicator: string
   /** instruction set of the CPU kernels */
   isa: string
+  /** the GPU of each rank, and what was found for them; absent on the CPU */
+  gpus?: CudaDevice[]
+  cuda?: CudaInfo
   ranks: RankInfo[]
 }
 
 export const maxGroupSize = 64
-const devices = ['auto', 'cpu', 'cuda'] as const
+const deviceNames = ['auto', 'cpu', 'cuda'] as const
 export const dtypes = ['float32', 'bfloat16', 'float16'] as const
 const hosts = ['thread', 'process'] as const
-const noCuda = 'no CUDA backend in this build'
+const communicators = ['auto', 'local', 'nccl'] as const
 
 /** Starts the ranks. Throws `invalid_argument` for options that make no sense, `unavailable` for what this build or machine lacks. */
 export async function openGroup(options: OpenGroupOptions): Promise<Group> {
-  const { size, device, dtype } = checkedOptions(options)
-  const reason = device === 'auto' ? noCuda : 'asked for'
-  const native = await NativeGroup.open({ size, device: 'cpu', dtype })
-  return new Group(native, 'cpu', dtype, reason)
+  const { size, device, dtype, devices, communicator } = checkedOptions(options)
+  const open = async (device: 'cpu' | 'cuda', reason: string): Promise<Group> => {
+    const native = await NativeGroup.open({ size, device, dtype, ...(devices && { devices }), ...(communicator && { communicator }) })
+    return new Group(native, device, dtype, reason)
+  }
+  if (device !== 'auto') return open(device, 'asked for')
+  const reason = whyNoGpus(size, cudaInfo(false))
+  if (reason) return open('cpu', reason)
+  return open('cuda', 'there is a GPU for every rank').catch((error: HeddleError) => {
+    if (error.code !== 'unavailable') throw error
+    return open('cpu', error.message)
+  })
 }
 
-function checkedOptions(options: OpenGroupOptions): { size: number; device: Device; dtype: DType } {
-  checkOptions('openGroup', options, ['size', 'device', 'devices', 'dtype', 'host'])
-  const { size, device = 'auto', dtype = 'float32', host = 'thread' } = options
+/** Why ranks that could be on either device are not on GPUs. */
+function whyNoGpus(size: number, { usable, reason, devices }: CudaInfo): string {
+  if (!usable) return reason
+  return size <= devices.length ? '' : `${size} ranks, ${devices.length} GPUs; several ranks on one GPU: devices: [0, 0, …]`
+}
+
+interface CheckedOptions extends Pick<OpenGroupOptions, 'size' | 'devices' | 'communicator'> {
+  device: Device
+  dtype: DType
+}
+
+function checkedOptions(options: OpenGroupOptions): CheckedOptions {
+  checkOptions('openGroup', options, ['size', 'device', 'devices', 'dtype', 'host', 'communicator'])
+  const { size, dtype = 'float32', host = 'thread', devices, communicator } = options
   if (!Number.isInteger(size) || size < 1 || size > maxGroupSize) {
     throw invalidArgument('openGroup: size', `an integer from 1 to ${maxGroupSize}`, size)
   }
-  checkChoice('device', devices, device)
+  const asked = options.device ?? 'auto'
+  checkChoice('device', deviceNames, asked)
+  const device = asked === 'auto' && (devices !== undefined || communicator === 'nccl') ? 'cuda' : asked // who names GPUs means them
   checkChoice('dtype', dtypes, dtype)
   checkChoice('host', hosts, host)
   if (host === 'process') throw new HeddleError('unavailable', 'openGroup: host process is not in this build yet, use thread')
-  if (device === 'cuda') throw new HeddleError('unavailable', `openGroup: device cuda is not available: ${noCuda}`)
-  if (options.devices !== undefined) throw invalidArgument('openGroup: devices', 'none for ranks on the CPU', options.devices)
-  return { size, device, dtype }
+  if (communicator !== undefined) checkChoice('communicator', communicators, communicator)
+  if (devices !== undefined) checkDevices(size, device, devices)
+  return { size, device, dtype, ...(devices && { devices }), ...(communicator && { communicator }) }
+}
+
+function checkDevices(size: number, device: Device, devices: readonly number[]): void {
+  if (device !== 'cuda') throw invalidArgument('openGroup: devices', "device 'cuda', whose GPUs they number", device)
+  const isNumber = (value: unknown): boolean => Number.isInteger(value) && (value as number) >= 0
+  if (!Array.isArray(devices) || devices.length !== size || !devices.every(isNumber)) {
+    throw invalidArgument('openGroup: devices', `a number of a GPU for each of ${size} ranks`, devices)
+  }
 }
 
 function checkChoice(name: string, choices: readonly string[], value: unknown): void {
@@ -70,6 +109,9 @@ function checkChoice(name: string, choices: readonly string[], value: unknown): 
 
 export class Group implements AsyncDisposable {
   readonly size: number
+  readonly communicator: string
+  /** number of each rank's GPU; none on the CPU */
+  readonly devices: readonly number[]
   #lastId = 0
 
   /** Use `openGroup`. `native` is for tensors and programs. */
@@ -79,7 +121,10 @@ export class Group implements AsyncDisposable {
     readonly dtype: DType,
     readonly reason: string
   ) {
+    const { devices, communicator } = native.placement()
     this.size = native.size
+    this.communicator = communicator
+    this.devices = devices
   }
 
   /** The next id of a tensor or program; they share one sequence. */
@@ -108,8 +153,14 @@ export class Group implements AsyncDisposable {
 
   /** What the ranks are and hold at this moment. */
   info(): GroupInfo {
-    const { size, device, dtype, reason } = this
-    return { size, device, dtype, reason, isa: cpuInfo().isa, ranks: this.native.info() }
+    const { size, device, dtype, reason, communicator } = this
+    return { size, device, dtype, reason, communicator, isa: cpuInfo().isa, ...this.#cudaFacts(), ranks: this.native.info() }
+  }
+
+  #cudaFacts(): Pick<GroupInfo, 'gpus' | 'cuda'> {
+    if (this.device === 'cpu') return {}
+    const cuda = cudaInfo(this.communicator.includes('nccl'))
+    return { gpus: this.devices.map((device) => cuda.devices[device]!), cuda }
   }
 
   /** Ends running work at the next operation, frees everything the ranks hold and ends their threads. Idempotent. */

@@ -1,5 +1,6 @@
 // Finds and loads the addon, and is the one place that knows its types. Nothing above this file calls native code otherwise.
 import path from 'node:path'
+import { cudaLibraryFolders, surroundings } from './cuda-libs'
 import { HeddleError, isHeddleErrorCode, messageOf } from './errors'
 
 export type DType = 'float32' | 'bfloat16' | 'float16'
@@ -80,10 +81,47 @@ export interface RankInfo {
   fileBytesUsed: number
 }
 
-export interface GroupOptions { size: number; device: 'cpu' | 'cuda'; devices?: number[]; dtype: DType }
+export type CommunicatorChoice = 'auto' | 'local' | 'nccl'
+
+export interface GroupOptions {
+  size: number
+  device: 'cpu' | 'cuda'
+  devices?: readonly number[]
+  dtype: DType
+  communicator?: CommunicatorChoice
+}
+
+/** Where the ranks run, one GPU each (none on the CPU), and what they talk over. */
+export interface GroupPlacement { devices: number[]; communicator: string }
 
 /** What the CPU kernels found: the instruction set they run with and the number of hardware threads that this process may use. */
 export interface CpuInfo { isa: string; coreCount: number }
+
+export interface CudaDevice { device: number; name: string; computeCapability: string; memoryBytes: number }
+
+/** A library of NVIDIA: with its version and file, or with the problem that keeps it from being used. */
+export interface CudaLibrary { name: string; version?: string; path?: string; problem?: string }
+
+/** What was found for ranks on GPUs, or why there can be none. */
+export interface CudaInfo {
+  usable: boolean
+  /** why not; empty where it is usable */
+  reason: string
+  /** how this build was made */
+  build: string
+  /** file of the CUDA backend; empty where none was opened */
+  backend: string
+  /** CUDA versions: the newest that the driver can do, and that of the backend */
+  driver: string
+  runtime: string
+  devices: CudaDevice[]
+  libraries: CudaLibrary[]
+}
+
+export interface DeviceMemory { totalBytes: number; freeBytes: number }
+
+/** Where files may lie that only ranks on GPUs need; read at the first question alone. */
+interface CudaSearch { backendFolders: string[]; libraryFolders: string[] }
 
 /** Made by the addon alone, tagged there with its type, opaque here. */
 type Mailbox = { readonly mailbox: unique symbol }
@@ -95,7 +133,7 @@ type OnCompletion = (ticket: number, code?: string, message?: string, rank?: num
 interface Addon {
   version: string
   initialize(onCompletion: OnCompletion): Mailbox
-  openGroup(mailbox: Mailbox, ticket: number, options: GroupOptions): GroupHandle
+  openGroup(mailbox: Mailbox, ticket: number, options: GroupOptions & { cuda?: CudaSearch }): GroupHandle
   createTensor(ticket: number, group: GroupHandle, id: number, specs: TensorSpec[]): void
   createProgram(ticket: number, group: GroupHandle, id: number, spec: ProgramSpec): void
   runProgram(ticket: number, group: GroupHandle, id: number, step: StepSpec): void
@@ -103,7 +141,10 @@ interface Addon {
   dispose(ticket: number, group: GroupHandle, ids: number[]): void
   closeGroup(ticket: number, group: GroupHandle): void
   groupInfo(group: GroupHandle): RankInfo[]
+  groupPlacement(group: GroupHandle): GroupPlacement
   cpuInfo(): CpuInfo
+  cudaInfo(search: CudaSearch, everything: boolean): CudaInfo
+  cudaMemory(search: CudaSearch, device: number): DeviceMemory
 }
 
 interface Pending {
@@ -180,8 +221,9 @@ function connect(): Connection {
   return connection
 }
 
+const root = path.resolve(__dirname, '..')
+
 function loadAddon(): Addon {
-  const root = path.resolve(__dirname, '..')
   try {
     return (require('node-gyp-build') as (root: string) => Addon)(root)
   } catch (cause) {
@@ -195,6 +237,27 @@ function loadAddon(): Addon {
 export function cpuInfo(): CpuInfo {
   const { addon } = connect()
   return guarded(() => addon.cpuInfo())
+}
+
+let search: CudaSearch | undefined
+
+/** A backend that was built from source lies beside the addon; the shipped one serves an addon that was built anew. */
+function cudaSearch(): CudaSearch {
+  const backendFolders = [path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)]
+  search ??= { backendFolders, libraryFolders: cudaLibraryFolders(surroundings()) }
+  return search
+}
+
+/** `everything`: also the libraries that are else opened when ranks first need them. */
+export function cudaInfo(everything = true): CudaInfo {
+  const { addon } = connect()
+  return guarded(() => addon.cudaInfo(cudaSearch(), everything))
+}
+
+/** Of one GPU, at this moment. The first question about a GPU takes some of its memory. Throws `unavailable`, `invalid_argument`. */
+export function cudaMemory(device: number): DeviceMemory {
+  const { addon } = connect()
+  return guarded(() => addon.cudaMemory(cudaSearch(), device))
 }
 
 export function nativeVersion(): string {
@@ -211,13 +274,18 @@ export class NativeGroup {
     const connection = connect()
     let handle: GroupHandle | undefined
     await connection.tickets.submit<void>(undefined, (ticket) => {
-      handle = connection.addon.openGroup(connection.mailbox, ticket, options)
+      const cuda = options.device === 'cuda' ? { cuda: cudaSearch() } : {}
+      handle = connection.addon.openGroup(connection.mailbox, ticket, { ...options, ...cuda })
     })
     return new NativeGroup(options.size, handle!, connection)
   }
 
   get closed(): boolean {
     return this.#closing !== undefined
+  }
+
+  placement(): GroupPlacement {
+    return guarded(() => this.connection.addon.groupPlacement(this.handle))
   }
 
   createTensor(id: number, specs: TensorSpec[]): Promise<void> {

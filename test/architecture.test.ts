@@ -17,7 +17,7 @@ describe('the files examined', () => {
     expect(inFolder(library, folder)).toBeGreaterThan(0)
   })
 
-  test.each(['native/addon', 'native/comm', 'native/core', 'native/cpu', 'native/tests'])('%s has some', (folder) => {
+  test.each(['native/addon', 'native/comm', 'native/core', 'native/cpu', 'native/cuda', 'native/tests'])('%s has some', (folder) => {
     expect(inFolder(native, folder)).toBeGreaterThan(0)
   })
 
@@ -81,7 +81,7 @@ describe('a violation is found, with file and line', () => {
     expect(checkBench(files)).toEqual(['bench/run.ts:1: bench/ may not import lib/group'])
   })
 
-  const headers = ['core/a.h', 'cpu/a.h', 'cuda/nv_abi.h', 'cuda/backend.h', 'addon/a.h']
+  const headers = ['core/a.h', 'cpu/a.h', 'comm/nccl/nccl.h', 'cuda/nv_abi.h', 'cuda/backend.h', 'addon/a.h']
     .map((file) => source(`native/${file}`, '#pragma once\n'))
 
   test.each([
@@ -91,6 +91,9 @@ describe('a violation is found, with file and line', () => {
     ['native/tests/x_test.cpp', /tests may not include addon/, '#include "addon/a.h"\n'],
     ['native/comm/local.cpp', /may not include cuda_runtime_api\.h/, '#include <cuda_runtime_api.h>\n'],
     ['native/comm/nccl/x.cpp', /comm may not include cuda/, '#include "cuda/backend.h"\n'],
+    ['native/cuda/x.cpp', /cuda may not include comm/, '#include "comm/nccl/nccl.h"\n'],
+    ['native/cuda/x.cu', /^native\/cuda\/x\.cu:1: cuda may not include cpu/, '#include "cpu/a.h"\n'],
+    ['native/factory.cpp', /may not include cuda_runtime\.h/, '#include <cuda_runtime.h>\n'],
     ['native/comm/local.cpp', /may not include gloo\/context\.h/, '#include <gloo/context.h>\n'],
     ['native/core/x.cpp', /may not include hwy\/highway\.h/, '#include <hwy/highway.h>\n'],
     ['native/core/x.cpp', /neither a standard header/, '#include <boost/any.hpp>\n'],
@@ -105,6 +108,7 @@ describe('a violation is found, with file and line', () => {
   test('words that only look like a model are none', () => {
     const text = '// as in llama\nint head_dim, headCount, header, emlpty;\nconst char* name = "mlp";\n#include "cuda/nv_abi.h"\n'
     expect(checkNative([...headers, source('native/comm/nccl/x.cpp', text)])).toEqual([])
+    expect(checkNative([...headers, source('native/cuda/entry.cpp', '#include "comm/nccl/nccl.h"\n')])).toEqual([])
   })
 
   test('headers that include each other, and a second include site of napi.h', () => {

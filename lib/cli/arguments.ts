@@ -16,6 +16,8 @@ export const modelOptions = {
   tp: { type: 'string' },
   dtype: { type: 'string' },
   device: { type: 'string' },
+  devices: { type: 'string' },
+  communicator: { type: 'string' },
   help: { type: 'boolean' }
 } as const
 
@@ -49,10 +51,13 @@ export function modelArguments(values: Values): { folder: string; options: Pretr
   if (folder === undefined) throw new UsageError('--model FOLDER is missing')
   const tpSize = number(values, 'tp')
   const device = choice(values, 'device', ['auto', 'cpu', 'cuda'] as const)
+  const devices = numbers(values, 'devices')
+  const communicator = choice(values, 'communicator', ['auto', 'local', 'nccl'] as const)
   const dtype = choice(values, 'dtype', ['auto', 'float32', 'bfloat16', 'float16'] as const)
   if (tpSize !== undefined && !(Number.isInteger(tpSize) && tpSize >= 1))
     throw new UsageError(`--tp expects a number of ranks from 1, got ${tpSize}`)
-  return { folder, options: { ...(tpSize !== undefined && { tpSize }), ...(device && { device }), ...(dtype && { dtype }) } }
+  const ranks = { ...(tpSize !== undefined && { tpSize }), ...(device && { device }), ...(devices && { devices }) }
+  return { folder, options: { ...ranks, ...(communicator && { communicator }), ...(dtype && { dtype }) } }
 }
 
 export function answerArguments(values: Values): GenerateOptions {
@@ -83,6 +88,14 @@ function number(values: Values, name: string): number | undefined {
   const parsed = value.trim() === '' ? NaN : Number(value)
   if (!Number.isFinite(parsed)) throw new UsageError(`--${name} expects a number, got ${JSON.stringify(value)}`)
   return parsed
+}
+
+/** Whole numbers from 0, between commas. */
+function numbers(values: Values, name: string): number[] | undefined {
+  const value = text(values, name)
+  if (value === undefined) return undefined
+  if (!/^\d{1,6}(,\d{1,6})*$/.test(value)) throw new UsageError(`--${name} expects numbers such as 0,1, got ${JSON.stringify(value)}`)
+  return value.split(',').map(Number)
 }
 
 function choice<T extends string>(values: Values, name: string, choices: readonly T[]): T | undefined {

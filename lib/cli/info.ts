@@ -1,8 +1,8 @@
 // `heddle info`: what this machine offers; with --model, what each rank of that model holds.
 import os from 'node:os'
 import { AutoModelForCausalLM } from '../causal-lm'
-import type { GroupInfo } from '../group'
-import { openGroup } from '../group'
+import { cudaInfo, openGroup } from '../group'
+import type { CudaInfo, GroupInfo } from '../group'
 import { modelArguments, modelOptions, parseOptions, text } from './arguments'
 import type { Values } from './arguments'
 
@@ -12,7 +12,8 @@ export async function info(args: string[]): Promise<void> {
     node: process.version,
     platform: `${process.platform}-${process.arch}`,
     cores: os.availableParallelism(),
-    ...(await groupInfo(values))
+    ...(await groupInfo(values)),
+    cuda: cudaInfo()
   }
   process.stdout.write(values.json ? `${JSON.stringify(facts)}\n` : table(facts))
 }
@@ -23,13 +24,30 @@ async function groupInfo(values: Values): Promise<GroupInfo> {
     await using model = await AutoModelForCausalLM.fromPretrained(folder, options)
     return model.info()
   }
-  const { options } = modelArguments({ ...values, model: '' })
-  await using group = await openGroup({ size: options.tpSize ?? 1, ...(options.device && { device: options.device }) })
+  const { tpSize = 1, device, devices, communicator } = modelArguments({ ...values, model: '' }).options
+  const where = { ...(device && { device }), ...(devices && { devices }), ...(communicator && { communicator }) }
+  await using group = await openGroup({ size: tpSize, ...where })
   return group.info()
 }
 
-function table({ ranks, ...facts }: GroupInfo): string {
-  const lines = Object.entries(facts).map(([name, value]) => `${name.padEnd(18)}${String(value)}`)
+const line = (name: string, value: unknown): string => `${name.padEnd(18)}${String(value)}`
+
+/** What was found for ranks on GPUs, and where, or why there are none. */
+function cudaLines({ usable, reason, build, backend, driver, runtime, devices, libraries }: CudaInfo): string[] {
+  const lines = [line('cuda', usable ? `usable, ${build}` : `not usable: ${reason}`)]
+  if (backend) lines.push(line('  backend', backend))
+  if (!usable) return lines
+  lines.push(line('  versions', `driver for CUDA ${driver}, runtime ${runtime}`))
+  for (const { device, name, computeCapability, memoryBytes } of devices)
+    lines.push(line(`  GPU ${device}`, `${name}, compute capability ${computeCapability}, ${(memoryBytes / 1e9).toFixed(1)} GB`))
+  for (const { name, version, path, problem } of libraries)
+    lines.push(line(`  ${name}`, version ? `${version}  ${path}` : `not found: ${problem}`))
+  return lines
+}
+
+function table({ ranks, gpus: _, cuda, ...facts }: GroupInfo): string {
+  const lines = Object.entries(facts).map(([name, value]) => line(name, value))
+  if (cuda) lines.push(...cudaLines(cuda))
   const bytes = (value: number): string => value.toLocaleString('en-US').padStart(16)
   const header = `rank  ${'weight bytes'.padStart(16)}${'cache bytes'.padStart(16)}${'workspace bytes'.padStart(16)}  device`
   const rows = ranks.map(

@@ -19,6 +19,8 @@ Options of every command
   --tp N                  ranks that share the model (default 1)
   --dtype TYPE            auto, float32, bfloat16 or float16 (default auto: the checkpoint's own)
   --device DEVICE         auto, cpu or cuda (default auto)
+  --devices N,N,…         the GPU of each rank; 0,0 puts two ranks on one GPU
+  --communicator NAME     auto, local or nccl: what ranks on GPUs talk over (default auto)
   --help
 
 Options of chat and generate

@@ -2,7 +2,7 @@
 // Rule: what can be refused is refused before a weight is read, and whatever fails leaves nothing behind.
 import { checkOptions, checkPositive } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
-import { dtypes, maxGroupSize, openGroup } from '../group'
+import { cudaMemory, dtypes, maxGroupSize, openGroup } from '../group'
 import type { Group, OpenGroupOptions } from '../group'
 import { defaultBlockSize } from '../kv-caches'
 import { Checkpoint, checkModelFolder } from '../models/checkpoint'
@@ -12,16 +12,17 @@ import { checkSize, Decoder, throwIfAborted } from '../models/decoder'
 import type { LoadProgress } from '../models/decoder'
 import { readGenerationConfig } from '../models/generation-config'
 import type { GenerationConfig } from '../models/generation-config'
+import { defaultUtilization, planGpuCacheTokens, workspaceEstimate } from '../models/gpu-memory'
 import { availableMemory, planCacheTokens } from '../models/memory'
 import { AutoTokenizer } from '../tokenizer/tokenizer'
 import type { Tokenizer } from '../tokenizer/tokenizer'
 import { hasTokenizer } from '../tokenizer/tokenizer-files'
 import { checkSignal } from './options'
-import { Runtime } from './runtime'
+import { Runtime, stepLimits } from './runtime'
 
 type DType = NonNullable<OpenGroupOptions['dtype']>
 
-export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host'> {
+export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host' | 'communicator'> {
   /** ranks; must divide the heads and the width of the MLP. Default 1 */
   tpSize?: number
   /** how the weights are split; only `auto` for now */
@@ -30,6 +31,8 @@ export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'de
   dtype?: 'auto' | DType
   /** cached tokens over all sequences; default: several contexts while they are small, bounded by memory */
   maxTokens?: number
+  /** part of a GPU's memory that may be in use once the model is loaded, by whomever: it sizes the cache. Default 0.9 */
+  gpuMemoryUtilization?: number
   onProgress?: (progress: LoadProgress) => void
   /** ends the load; it then rejects with `aborted` */
   signal?: AbortSignal
@@ -45,7 +48,8 @@ export interface LoadedModel {
 }
 
 const where = 'AutoModelForCausalLM.fromPretrained'
-const knownOptions = ['tpSize', 'tpPlan', 'device', 'devices', 'dtype', 'host', 'maxTokens', 'onProgress', 'signal']
+const groupOptions = ['device', 'devices', 'host', 'communicator'] as const
+const knownOptions = ['tpSize', 'tpPlan', 'dtype', ...groupOptions, 'maxTokens', 'gpuMemoryUtilization', 'onProgress', 'signal']
 
 export async function loadModel(folder: string, options: PretrainedOptions): Promise<LoadedModel> {
   checkArguments(folder, options)
@@ -68,20 +72,15 @@ async function startRanks(
   checkpoint: Checkpoint,
   options: PretrainedOptions
 ): Promise<{ group: Group; runtime: Runtime }> {
-  const { tpSize = 1, device, devices, host, dtype = 'auto', signal } = options
-  const group = await openGroup({
-    size: tpSize,
-    dtype: dtype === 'auto' ? checkpoint.dtype : dtype,
-    ...(device && { device }),
-    ...(devices && { devices }),
-    ...(host && { host })
-  })
+  const { tpSize = 1, dtype = 'auto', signal } = options
+  const given = groupOptions.filter((name) => options[name] !== undefined).map((name) => [name, options[name]])
+  const group = await openGroup({ size: tpSize, dtype: dtype === 'auto' ? checkpoint.dtype : dtype, ...Object.fromEntries(given) })
   const closeGroup = (): void => void group.close() // ends a load that is under way
   signal?.addEventListener('abort', closeGroup, { once: true })
   try {
     const decoder = new Decoder(group, config)
     decoder.check(checkpoint)
-    const cacheTokens = planCache(decoder, checkpoint, options.maxTokens)
+    const cacheTokens = group.device === 'cuda' ? planGpuCache(decoder, checkpoint, options) : planCache(decoder, checkpoint, options)
     await decoder.load(checkpoint, options)
     const runtime = await Runtime.create(decoder, cacheTokens)
     throwIfAborted(signal)
@@ -95,7 +94,7 @@ async function startRanks(
   }
 }
 
-function planCache(decoder: Decoder, checkpoint: Checkpoint, maxTokens: number | undefined): number {
+function planCache(decoder: Decoder, checkpoint: Checkpoint, { maxTokens }: PretrainedOptions): number {
   const sum = (bytesOf: (rank: number) => number): number =>
     Array.from({ length: decoder.group.size }, (_, rank) => bytesOf(rank)).reduce((total, bytes) => total + bytes, 0)
   return planCacheTokens(
@@ -110,10 +109,29 @@ function planCache(decoder: Decoder, checkpoint: Checkpoint, maxTokens: number |
   )
 }
 
+function planGpuCache(decoder: Decoder, checkpoint: Checkpoint, options: PretrainedOptions): number {
+  const { group, config } = decoder
+  const { maxTokens, gpuMemoryUtilization = defaultUtilization } = options
+  const limits = stepLimits(group.device)
+  const shares = group.devices.map((device, rank) => ({
+    rank,
+    device,
+    weightBytes: decoder.weightBytes(rank, checkpoint),
+    workspaceBytes: workspaceEstimate(config, group.size, limits),
+    cacheBytesPerToken: decoder.cacheBytesPerToken(rank)
+  }))
+  return planGpuCacheTokens(shares, cudaMemory, gpuMemoryUtilization, {
+    contextTokens: config.maxPositionEmbeddings,
+    sequences: limits.maxSequences,
+    blockSize: defaultBlockSize,
+    ...(maxTokens !== undefined && { maxTokens })
+  })
+}
+
 function checkArguments(folder: unknown, options: PretrainedOptions): void {
   if (typeof folder !== 'string' || folder === '') throw invalidArgument(where, 'the path of a model folder', folder)
   checkOptions(where, options, knownOptions)
-  const { tpSize = 1, tpPlan = 'auto', dtype = 'auto', maxTokens, onProgress, signal } = options
+  const { tpSize = 1, tpPlan = 'auto', dtype = 'auto', maxTokens, gpuMemoryUtilization, onProgress, signal } = options
   if (!Number.isInteger(tpSize) || tpSize < 1 || tpSize > maxGroupSize)
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
   if (typeof tpPlan === 'object') throw new HeddleError('unavailable', `${where}: a tpPlan by module is not in this build yet, use 'auto'`)
@@ -121,6 +139,12 @@ function checkArguments(folder: unknown, options: PretrainedOptions): void {
   if (dtype !== 'auto' && !dtypes.includes(dtype))
     throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
   if (maxTokens !== undefined) checkPositive(where, { maxTokens })
+  if (gpuMemoryUtilization !== undefined) checkUtilization(gpuMemoryUtilization)
   if (onProgress !== undefined && typeof onProgress !== 'function') throw invalidArgument(`${where}: onProgress`, 'a function', onProgress)
   checkSignal(where, signal)
+}
+
+function checkUtilization(value: unknown): void {
+  const isPart = typeof value === 'number' && value > 0 && value <= 1
+  if (!isPart) throw invalidArgument(`${where}: gpuMemoryUtilization`, 'a number above 0 and at most 1', value)
 }

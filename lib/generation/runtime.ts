@@ -8,8 +8,17 @@ import { oneSequence, Program } from '../program'
 import { Engine } from './engine'
 import { BlockPool } from './kv-blocks'
 
-const maxBatchTokens = 512
+/** Tokens of one step at most: a GPU wants more rows for its matrix products than a CPU. */
+const maxBatchTokens = { cpu: 512, cuda: 2048 }
 const maxSequences = 64
+
+export interface StepLimits {
+  maxTokens: number
+  maxSequences: number
+}
+
+/** Of a step over ranks on a device, where the cache is not smaller. */
+export const stepLimits = (device: Group['device']): StepLimits => ({ maxTokens: maxBatchTokens[device], maxSequences })
 
 /** Floats that one step hands out at most, unless a single row is longer. */
 const maxLogitsPerStep = 8 * 2 ** 20
@@ -31,7 +40,8 @@ export class Runtime {
     const { group } = decoder
     const blockCount = Math.ceil(cacheTokens / defaultBlockSize)
     const caches = new KVCaches(group, blockCount)
-    const limits = { maxTokens: Math.min(maxBatchTokens, cacheTokens), maxSequences: Math.min(maxSequences, cacheTokens) }
+    const most = stepLimits(group.device)
+    const limits = { maxTokens: Math.min(most.maxTokens, cacheTokens), maxSequences: Math.min(most.maxSequences, cacheTokens) }
     const program = await Program.create(group, { ...limits, caches }, (g) => decoder.sample(decoder.hidden(g)))
     const pool = new BlockPool(blockCount, defaultBlockSize)
     const engine = new Engine({
@@ -75,8 +85,9 @@ export class Runtime {
     const existing = this.#programs.get(rows)
     if (existing) return existing
     const group: Group = this.decoder.group
-    const stepRows = rows === 'all' ? Math.max(1, Math.floor(maxLogitsPerStep / this.decoder.config.vocabSize)) : maxBatchTokens
-    const maxTokens = Math.min(stepRows, maxBatchTokens)
+    const most = stepLimits(group.device).maxTokens
+    const stepRows = rows === 'all' ? Math.max(1, Math.floor(maxLogitsPerStep / this.decoder.config.vocabSize)) : most
+    const maxTokens = Math.min(stepRows, most)
     const program = Program.create(group, { maxTokens, maxSequences: 1, caches: this.caches }, (g) => {
       const hidden = this.decoder.hidden(g)
       g.output('logits', this.decoder.logits(rows === 'last' ? hidden.lastRows() : hidden))

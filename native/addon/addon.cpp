@@ -137,12 +137,14 @@ Napi::Value cpu_info(Arguments info) {
 
 // cudaInfo(search, everything)
 Napi::Value cuda_info_value(Arguments info) {
-  return describe_cuda(info.Env(), cuda_info(parse_cuda_search(info[0]), info[1].ToBoolean()));
+  const CudaSearch search = parse_cuda_search(info[0]);
+  return describe_cuda(info.Env(), cuda_info(search, read_flag(info[1], "cudaInfo: everything")));
 }
 
 // cudaMemory(search, device)
 Napi::Value cuda_memory_value(Arguments info) {
-  const DeviceMemory memory = cuda_memory(parse_cuda_search(info[0]), parse_device(info[1]));
+  const CudaSearch search = parse_cuda_search(info[0]);
+  const DeviceMemory memory = cuda_memory(search, parse_device(info[1]));
   const auto object = Napi::Object::New(info.Env());
   object.Set("totalBytes", Napi::Number::New(info.Env(), static_cast<double>(memory.total_bytes)));
   object.Set("freeBytes", Napi::Number::New(info.Env(), static_cast<double>(memory.free_bytes)));

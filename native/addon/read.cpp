@@ -72,6 +72,11 @@ Napi::Array read_array(const Napi::Value& value, uint32_t max_length, const std:
   return array;
 }
 
+bool read_flag(const Napi::Value& value, const std::string& where) {
+  if (!value.IsBoolean()) refuse(where, "true or false", value);
+  return value.As<Napi::Boolean>().Value();
+}
+
 double read_number(const Napi::Value& value, const std::string& where) {
   if (!value.IsNumber()) refuse(where, "a number", value);
   const double number = value.As<Napi::Number>().DoubleValue();

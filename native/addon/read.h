@@ -21,6 +21,7 @@ std::string element(const std::string& where, size_t index);                    
 
 Napi::Object read_object(const Napi::Value& value, const std::string& where);    // not an array, not null
 Napi::Array read_array(const Napi::Value& value, uint32_t max_length, const std::string& where);
+bool read_flag(const Napi::Value& value, const std::string& where);
 double read_number(const Napi::Value& value, const std::string& where);          // finite
 int64_t read_integer(const Napi::Value& value, int64_t least, int64_t most, const std::string& where);
 std::string read_text(const Napi::Value& value, size_t max_length, const std::string& where);

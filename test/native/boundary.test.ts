@@ -33,6 +33,8 @@ const isSafeCount = (value: unknown, least: number) => Number.isSafeInteger(valu
 
 interface Parameter { name: string; valid: () => unknown; accepts?: (value: unknown, label: string) => boolean }
 
+const noFolders = { backendFolders: [], libraryFolders: [] }
+
 const parameters = {
   mailbox: { name: 'mailbox', valid: () => mailbox },
   ticket: { name: 'ticket', valid: ticket, accepts: (value) => isSafeCount(value, 1) },
@@ -45,7 +47,10 @@ const parameters = {
   step: { name: 'step', valid: () => stepOf(rows) },
   rank: { name: 'rank', valid: () => 0, accepts: (value) => Object.is(value, 0) },
   ids: { name: 'ids', valid: () => [], accepts: (_, label) => label === 'an empty array' },
-  options: { name: 'options', valid: () => ({ size: 1, device: 'cpu', dtype: 'float32' }) },
+  options: { name: 'options', valid: () => ({ size: 1, device: 'cpu', dtype: 'float32', communicator: 'auto', cuda: noFolders }) },
+  search: { name: 'search', valid: () => noFolders },
+  everything: { name: 'everything', valid: () => true, accepts: (value) => typeof value === 'boolean' },
+  device: { name: 'device', valid: () => 0, accepts: (value) => isSafeCount(value, 0) && (value as number) < 1024 },
   onCompletion: { name: 'onCompletion', valid: () => () => {}, accepts: (value) => typeof value === 'function' },
 } satisfies Record<string, Parameter>
 
@@ -59,7 +64,10 @@ const exported: Record<string, Parameter[]> = {
   dispose: [parameters.ticket, parameters.group, parameters.ids],
   closeGroup: [parameters.ticket, parameters.group],
   groupInfo: [parameters.group],
+  groupPlacement: [parameters.group],
   cpuInfo: [],
+  cudaInfo: [parameters.search, parameters.everything],
+  cudaMemory: [parameters.search, parameters.device],
 }
 
 /** Calls `name` with valid arguments but one, and waits for the completion where there will be one. */
@@ -103,10 +111,10 @@ test.each(Object.keys(exported).filter((name) => exported[name]!.length > 0))('%
 
 describe('values inside the arguments', () => {
   /** What a place takes besides values of its own type. */
-  const optional = (path: Path) => path.length === 1 && ['sampling', 'inputs', 'devices'].includes(path[0] as string)
+  const optional = (path: Path) => path.length === 1 && ['sampling', 'inputs', 'devices', 'communicator', 'cuda'].includes(path[0] as string)
   const isAttribute = (path: Path) => path.includes('attributes')
 
-  const nested = places.filter(({ label }) => ['specs', 'spec', 'step', 'options'].includes(label))
+  const nested = places.filter(({ label }) => ['specs', 'spec', 'step', 'options', 'search'].includes(label))
   const cases = nested.flatMap((place) => pathsInside(place.parameter.valid()).map((path) => ({ ...place, path, where: path.join('.') })))
 
   test('there are many places', () => { expect(cases.length).toBeGreaterThan(80) })
@@ -116,7 +124,7 @@ describe('values inside the arguments', () => {
     for (const { name: label, value } of hostileValues()) {
       const original = path.reduce<unknown>((inside, key) => (inside as Record<string | number, unknown>)[key], parameter.valid())
       const outcome = await callWith(name, index, replaced(parameter.valid(), path, value))
-      if (outcome.how === 'completed') {
+      if (outcome.how === 'completed' || outcome.how === 'returned') {
         const allowed = sameKind(original, value) || (value === undefined && optional(path)) || isAttribute(path) || isEmptyRecord(original, value)
         expect({ label, allowed }).toEqual({ label, allowed: true })
       } else {

@@ -37,17 +37,21 @@ describe('openGroup', () => {
     ['an unknown dtype', { size: 1, dtype: 'int8' }, 'invalid_argument'],
     ['an unknown host', { size: 1, host: 'cloud' }, 'invalid_argument'],
     ['devices on the CPU', { size: 1, device: 'cpu', devices: [0] }, 'invalid_argument'],
+    ['too few devices', { size: 2, devices: [0] }, 'invalid_argument'],
+    ['a device that is no number', { size: 1, devices: ['0'] }, 'invalid_argument'],
+    ['an unknown communicator', { size: 1, communicator: 'mpi' }, 'invalid_argument'],
+    ['NCCL on the CPU', { size: 1, device: 'cpu', communicator: 'nccl' }, 'invalid_argument'],
     ['ranks as processes', { size: 1, host: 'process' }, 'unavailable'],
-    ['CUDA', { size: 1, device: 'cuda' }, 'unavailable'],
   ])('refuses %s', async (_, options, code) => {
     expect(await failure(openGroup(options as OpenGroupOptions))).toMatchObject({ code, message: expect.stringContaining('openGroup') })
   })
 
   test('info says what the ranks are, and why', async () => {
-    await using group = await openGroup({ size: 3 })
-    expect(group).toMatchObject({ size: 3, device: 'cpu', dtype: 'float32', closed: false })
+    await using group = await openGroup({ size: 3, device: 'cpu' })
+    expect(group).toMatchObject({ size: 3, device: 'cpu', dtype: 'float32', communicator: 'local', closed: false })
     const info = group.info()
-    expect(info).toMatchObject({ size: 3, device: 'cpu', dtype: 'float32', reason: 'no CUDA backend in this build', isa: cpuInfo().isa })
+    expect(info).toMatchObject({ size: 3, device: 'cpu', dtype: 'float32', reason: 'asked for', communicator: 'local', isa: cpuInfo().isa })
+    expect(info).not.toHaveProperty('cuda')
     expect(info.ranks.map(({ rank }) => rank)).toEqual([0, 1, 2])
     for (const rank of info.ranks) {
       expect(rank).toMatchObject({ weightBytes: 0, cacheBytes: 0, workspaceBytes: 0, fileBytesRead: 0, fileBytesUsed: 0 })

@@ -134,25 +134,37 @@ const nativeParts: Record<string, string[]> = {
   cuda: ['core'],
   comm: ['core'],
   tests: ['core', 'cpu', 'cuda', 'comm', 'factory'],
-  factory: ['core', 'cpu', 'comm'],
+  cuda_library: ['core'],
+  factory: ['core', 'cpu', 'comm', 'cuda_library'],
   addon: ['core', 'factory']
 }
-/** Single headers beyond the parts: NCCL is reached through the function tables of cuda/. */
-const nativeExceptions = [{ folder: 'native/comm/nccl', headers: /^native\/cuda\/(nv_abi|dynlib)\.h$/ }]
+/** Single headers beyond the parts. */
+const nativeExceptions = [
+  // NCCL is reached through the function tables of cuda/, and its collectives run on the ranks' streams
+  {
+    place: 'native/comm/nccl/',
+    headers: /^native\/cuda\/((nv_abi|dynlib|runtime|device|device_communicator|launch|all_reduce)\.h|(numbers|ptx)\.cuh)$/
+  },
+  // the one place of the CUDA library that knows every communicator
+  { place: 'native/cuda/entry.cpp', headers: /^native\/comm\/nccl\/nccl\.h$/ }
+]
 
 /** Headers that are not ours, and the only places that may include them. */
 const vendorHeaders = [
   { headers: /^(napi|node_api|node_api_types|js_native_api|uv|v8|node)\b.*\.h$/, places: /^native\/addon\// },
   {
-    headers: /^(cuda|cublas|nccl|nv|library_types|driver_types|cooperative_groups|cub\/)/,
-    places: /^native\/(cuda\/|comm\/nccl|tests\/abi_check)/
+    headers: /^(cuda|cublas|cudnn|nccl|nv|library_types|driver_types|vector_types|cooperative_groups|cub\/)/,
+    places: /^native\/(cuda\/|comm\/nccl|tests\/(abi_check|cuda\/|emulator\/|fake_libraries\/))/
   },
+  // stands in for CUDA's headers where there is no GPU: the tests' emulator
+  { headers: /^emulator(_[a-z]+)?\.h$/, places: /^native\/(cuda\/(ptx\.cuh|launch\.h)$|tests\/)/ },
+  { headers: /^(elf|ucontext|math|emmintrin|sanitizer\/[a-z_]+)\.h$/, places: /^native\/tests\/emulator\// },
   { headers: /^gloo\//, places: /^native\/comm\/gloo/ },
   { headers: /^hwy\//, places: /^native\/cpu\// },
   { headers: /^(immintrin|cpuid|arm_neon)\.h$/, places: /^native\/(core|cpu|comm)\// }
 ]
 const standardHeader = /^[a-z_0-9]+$/
-const systemHeader = /^(sys|linux)\/[a-z_]+\.h$|^(cpuid|dirent|dlfcn|fcntl|pthread|sched|signal|stddef|stdint|unistd)\.h$/
+const systemHeader = /^(sys|linux)\/[a-z_]+\.h$|^(cpuid|dirent|dlfcn|fcntl|link|pthread|sched|signal|stddef|stdint|unistd)\.h$/
 
 function nativePart(file: string): string {
   const [, first = '', rest] = file.split('/')
@@ -175,7 +187,7 @@ function includeProblem(file: SourceFile, reference: Reference, known: Set<strin
   if (!uses) return at(file, reference, `${name} is no part of native/ that the dependency rules know`)
   const used = nativePart(target)
   if (used === name || uses.includes(used)) return undefined
-  if (nativeExceptions.some((entry) => file.path.startsWith(entry.folder) && entry.headers.test(target))) return undefined
+  if (nativeExceptions.some((entry) => file.path.startsWith(entry.place) && entry.headers.test(target))) return undefined
   return at(file, reference, `${name} may not include ${used} (${target})`)
 }
 
