@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 'use strict'
-// Builds the native code with cmake-js (plain cmake where it is not installed) and copies the results to --dest.
+// Builds the native code with cmake-js (plain cmake where it is not installed) and copies the results to --dest: the addon, and the CUDA
+// backend where nvcc is. HEDDLE_CUDA: AUTO (goes on without CUDA if that fails), ON (or fail), OFF; HEDDLE_CUDA_ARCHS: GPU architectures.
 // Rule: needs nothing but node, cmake and a compiler, since it also runs at a consumer of the npm package.
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -37,9 +38,24 @@ function findCmakeJs() {
   try { return path.join(path.dirname(require.resolve('cmake-js/package.json')), 'bin', 'cmake-js') } catch { return undefined }
 }
 
-function compile(config) {
-  // never empty: CMakeCache.txt would keep the value of an earlier run
-  const options = { HEDDLE_WERROR: process.env.HEDDLE_WERROR === '1' ? 'ON' : 'OFF' }
+/** Architectures of the GPUs in this machine, or one that CI compiles: a checkout is built for the machine it is on. */
+function localArchitectures() {
+  const { stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8', timeout: 20_000 })
+  const found = [...new Set((stdout ?? '').match(/^\d+\.\d$/gm) ?? [])].map((version) => `${version.replace('.', '')}-real`)
+  return found.length > 0 ? found.join(';') : '90-real'
+}
+
+/** What CMake is told. Never empty: CMakeCache.txt would keep the value of an earlier run. */
+function buildOptions(architectures) {
+  return {
+    HEDDLE_WERROR: process.env.HEDDLE_WERROR === '1' ? 'ON' : 'OFF',
+    HEDDLE_CUDA: (process.env.HEDDLE_CUDA || 'AUTO').toUpperCase(),
+    HEDDLE_CUDA_ARCHS: process.env.HEDDLE_CUDA_ARCHS || architectures,
+    HEDDLE_CUDA_OFF_BECAUSE: 'switched off'
+  }
+}
+
+function compile(config, options) {
   const defines = (flag) => Object.entries(options).map(([key, value]) => `${flag}${key}=${value}`)
   const cmakeJs = findCmakeJs()
   if (cmakeJs) {
@@ -53,8 +69,18 @@ function compile(config) {
     run('cmake', '--build', out, '--parallel', jobCount())
 }
 
+function compileWithFallback(config, options) {
+  const status = compile(config, options)
+  if (status === 0 || options.HEDDLE_CUDA !== 'AUTO') return status
+  console.error('heddle: the build failed; trying once more without the CUDA backend')
+  return compile(config, { ...options, HEDDLE_CUDA: 'OFF', HEDDLE_CUDA_OFF_BECAUSE: 'its build failed' })
+}
+
+/** What is shipped: test programs leave libraries of their own in the build folder. */
+const products = ['heddle.node', 'libheddle_cuda.so']
+
 function copyLibraries(from, dest) {
-  const libraries = (folder) => fs.readdirSync(folder).filter((file) => /\.(node|so)$/.test(file))
+  const libraries = (folder) => fs.readdirSync(folder).filter((file) => products.includes(file))
   fs.mkdirSync(dest, { recursive: true })
   for (const file of libraries(dest)) fs.rmSync(path.join(dest, file))   // never write into a file that a process has mapped
   for (const file of libraries(from)) {
@@ -64,7 +90,10 @@ function copyLibraries(from, dest) {
   }
 }
 
-/** Returns the exit status. Options: --debug; --dest FOLDER, default build/Release. */
+/**
+ * Returns the exit status. Options: --debug; --dest FOLDER, default build/Release; --local: for the GPUs of this machine, unless
+ * HEDDLE_CUDA_ARCHS says otherwise, instead of all that a release supports.
+ */
 function buildNative(args = []) {
   const config = args.includes('--debug') ? 'Debug' : 'Release'
   const dest = path.resolve(root, args.includes('--dest') ? args[args.indexOf('--dest') + 1] : path.join('build', config))
@@ -74,7 +103,7 @@ function buildNative(args = []) {
     return 1
   }
   dropForeignCache()
-  const status = compile(config)
+  const status = compileWithFallback(config, buildOptions(args.includes('--local') ? localArchitectures() : 'release'))
   if (status === 0) copyLibraries(path.join(out, config), dest)
   return status
 }

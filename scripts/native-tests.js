@@ -16,7 +16,7 @@ const folders = { '': 'build-cmake', 'address,undefined': 'build-asan', thread: 
 
 /** A plain run shares the objects of the addon's build; a sanitized one has its own and needs no Node headers. */
 function configure(folder, sanitizers) {
-  if (!sanitizers) return fs.existsSync(path.join(folder, 'CMakeCache.txt')) || buildNative() === 0
+  if (!sanitizers) return fs.existsSync(path.join(folder, 'CMakeCache.txt')) || buildNative(['--local']) === 0
   const warnings = process.env.HEDDLE_WERROR === '1' ? 'ON' : 'OFF'
   const options = ['-DHEDDLE_ADDON=OFF', `-DHEDDLE_SANITIZE=${sanitizers}`, `-DHEDDLE_WERROR=${warnings}`]
   return run('cmake', ['-S', root, '-B', folder, ...options], quiet) === 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 'use strict'
-// Brings a checkout, fresh or not, to the state where heddle runs: system packages, node_modules, dist/ and build/Release/heddle.node.
+// Brings a checkout, fresh or not, to the state where heddle runs: system packages, node_modules, dist/ and build/Release/.
 // Rule: it does only what is missing or out of date, says what it does, and says nothing when there is nothing to do.
 const fs = require('node:fs')
 const path = require('node:path')
@@ -55,9 +55,10 @@ function linkCommand() {
 function buildAddon() {
   const sources = fs.readdirSync(at('native')).filter((name) => name !== 'tests').map((name) => at('native', name))
   const inputs = [...sources, at('CMakeLists.txt'), at('cmake'), at('package.json'), at('scripts', 'build-native.js')]
-  if (modified(at('build', 'Release', 'heddle.node')) > newestChange(inputs)) return true
-  console.log('heddle: building the native addon (a minute or two)')
-  return require('./build-native.js').buildNative() === 0
+  const required = ['heddle.node', ...(process.env.HEDDLE_CUDA?.toUpperCase() === 'ON' ? ['libheddle_cuda.so'] : [])]
+  if (required.every((file) => modified(at('build', 'Release', file)) > newestChange(inputs))) return true
+  console.log('heddle: building the native code (minutes, a few more where nvcc is)')
+  return require('./build-native.js').buildNative(['--local']) === 0
 }
 
 /** Returns whether the checkout is ready. */
