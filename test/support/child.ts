@@ -45,11 +45,12 @@ const prelude = `
 
 export function runScript(
   script: string,
-  { nodeArgs = [] as string[], onReady = undefined as undefined | ((pid: number) => void), timeout = 60_000 } = {}
+  { nodeArgs = [] as string[], env = {} as NodeJS.ProcessEnv, onReady = undefined as undefined | ((pid: number) => void), timeout = 60_000 } = {}
 ): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [...nodeArgs, '-e', prelude + script], {
       stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...env },
       timeout,
       killSignal: 'SIGKILL'
     })
