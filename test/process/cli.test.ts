@@ -125,13 +125,15 @@ describe('chat', () => {
 
 describe('info', () => {
   test('of the machine, and of a model on its ranks', async () => {
-    const machine = await heddle(['info', '--json'])
+    const machine = await heddle(['info', '--device', 'cpu', '--json'])
     expect(JSON.parse(machine.stdout)).toMatchObject({
       device: 'cpu',
       size: 1,
       cores: expect.any(Number),
       isa: expect.any(String),
-      reason: expect.any(String)
+      reason: 'asked for',
+      communicator: 'local',
+      cuda: { usable: expect.any(Boolean), build: expect.any(String), devices: expect.any(Array) }
     })
     const model = await heddle(['info', '--model', tinyModel, '--tp', '2', '--json'])
     expect(JSON.parse(model.stdout)).toMatchObject({
@@ -143,6 +145,7 @@ describe('info', () => {
       ]
     })
     const table = await heddle(['info', '--model', tinyModel, '--tp', '2'])
+    expect(table.stdout).toMatch(/^cuda +(usable, built with|not usable: )\S/m)
     expect(table.stdout).toMatch(/rank +weight bytes.*\n +0 +5,257,792.*\n +1 +5,257,792/)
     expect([machine, model, table].map(({ code, stderr }) => ({ code, stderr }))).toEqual(Array(3).fill({ code: 0, stderr: '' }))
   })
@@ -174,6 +177,8 @@ describe('wrong usage: exit code 2, stdout empty', () => {
       /--temperature expects a number/
     ],
     ['an unknown device', ['info', '--device', 'tpu'], /--device expects auto, cpu, cuda/],
+    ['devices that are no numbers', ['info', '--devices', '0,x'], /--devices expects numbers such as 0,1, got "0,x"/],
+    ['an unknown communicator', ['info', '--communicator', 'mpi'], /--communicator expects auto, local, nccl/],
     ['an unknown dtype', ['chat', '--model', tinyModel, '--dtype', 'int4'], /--dtype expects/]
   ])('%s', async (_, args, pattern) => {
     const { code, stdout, stderr } = await heddle(args)
@@ -194,6 +199,8 @@ describe('errors: exit code 1, one line and a hint on stderr, stdout empty', () 
     ['messages that are no list', ['generate', '--model', tinyModel, '--messages', '/dev/stdin', '--json'], /a list of at least one/, '{}'],
     ['no such messages file', ['generate', '--model', tinyModel, '--messages', 'none.json', '--json'], /none\.json/],
     ['a temperature out of range', ['generate', '--model', tinyModel, '--prompt', 'x', '--temperature=-1', '--json'], /temperature/],
+    ['a GPU for one rank of two', ['info', '--tp', '2', '--devices', '0'], /\[invalid_argument\].*for each of 2 ranks/],
+    ['NCCL without GPUs', ['info', '--device', 'cpu', '--communicator', 'nccl'], /\[invalid_argument\].*nccl.*use 'local'/],
     [
       'a device that is not there',
       ['generate', '--model', tinyModel, '--prompt', 'x', '--device', 'cuda', '--json'],
