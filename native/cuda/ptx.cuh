@@ -28,13 +28,13 @@ __device__ __forceinline__ void prefetch_l2(const void* address) { asm volatile(
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid = true) {
   const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(bytes));
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;"); }
 // Until at most N groups of this thread are under way; a barrier must follow before other threads' copies are read.
 template <int N>
 __device__ __forceinline__ void copy_async_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(N));
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
 // Four 8x8 matrices of 16-bit elements from shared memory into mma fragments; lane i gives the address of row i % 8 of matrix i / 8.
@@ -59,6 +59,13 @@ __device__ __forceinline__ void mma_float16(float (&d)[4], const uint32_t (&a)[4
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// 2^x to about 22 bits; 0 where the result would be denormal.
+__device__ __forceinline__ float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // Programmatic dependent launch (sm_90 on; no-ops before). Until `dependency_wait` returns nothing that an earlier kernel of the
