@@ -8,11 +8,11 @@
 #include "core/backend.h"
 #include "cuda/device.h"
 #include "cuda/device_communicator.h"
+#include "cuda/dynlib.h"
+#include "cuda/executor.h"
 #include "cuda/step_state.h"
 
 namespace heddle::cuda {
-
-struct LtTable;
 
 // On the rank's thread; attaches the communicator, so all ranks must make theirs. `dtype`: of the group. `cublaslt` may be null, for
 // tests. Throws unavailable, device_failed, out_of_memory.
@@ -54,8 +54,9 @@ class CudaBackend final : public Backend {
   DeviceCommunicator& communicator_;
   std::unique_ptr<MatmulLibrary> matmul_;             // null without cuBLASLt
   SlotTokens slots_;
+  EagerSteps eager_;
   StepState state_;
-  // Of the step that begin_step began; a StepView holds the device's pointers, and the sampling parameters on the host.
+  // Of the step that begin_step began: a StepView has the device's pointers, but the host's sampling parameters, which are here.
   Step sampling_;
   DeviceStep step_;
   StepShape shape_;

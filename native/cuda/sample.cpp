@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <vector>
 
 #include "cuda/sample_plan.h"
 
@@ -113,6 +114,12 @@ SampleMethods sample_methods(const Step& step, int64_t vocab_size) {
   methods.greedy = step.sampling.empty();
   for (const SamplingParams& params : step.sampling) add_method(methods, params, vocab_size);
   return methods;
+}
+
+int64_t most_columns(int64_t columns, Communicator& communicator) {
+  std::vector<int64_t> all(static_cast<size_t>(communicator.size()));
+  communicator.exchange(&columns, sizeof columns, all.data());
+  return *std::max_element(all.begin(), all.end());
 }
 
 SamplePlan plan_sample(const SampleCall& call, int ranks) {

@@ -33,6 +33,9 @@ struct SampleCall {
   int64_t most_columns = 0;                           // of any rank's logits, alike on every rank; 0: every rank has as many
 };
 
+// The largest of the ranks' widths. Collective, on the host.
+int64_t most_columns(int64_t columns, Communicator& communicator);
+
 // Writes step.sampled and step.last_tokens of the slots. Kernels read each sequence's parameters on the device.
 void sample(const Device& device, const SampleCall& call, DeviceCommunicator& communicator);
 

@@ -1,0 +1,146 @@
+#include "cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "core/wait.h"
+#include "cuda/attention.h"
+#include "cuda/linear.h"
+#include "cuda/linear_lt.h"
+#include "cuda/operations.h"
+#include "cuda/sample.h"
+
+namespace heddle::cuda {
+
+namespace {
+
+// HEDDLE_CUDA_FUSION=0: programs run node by node, every value in float32: slow, and easy to follow. Every rank must see it alike.
+bool runs_node_by_node() {
+  const char* fusion = std::getenv("HEDDLE_CUDA_FUSION");
+  return fusion && std::strcmp(fusion, "0") == 0;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt) {
+  return std::make_unique<CudaBackend>(ordinal, rank, dtype, communicator, cublaslt);
+}
+
+CudaBackend::CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt)
+    : device_(ordinal, rank), dtype_(dtype), communicator_(communicator),
+      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_) : nullptr), slots_(device_), state_(device_, slots_, 1, 1) {
+  device_.matmul = matmul_.get();
+  communicator_.attach(device_);
+}
+
+// Kernels may still use the memory that goes now.
+CudaBackend::~CudaBackend() { (void)cudaStreamSynchronize(device_.stream()); }
+
+std::string CudaBackend::description() const { return "cuda:" + std::to_string(device_.ordinal()) + " " + device_.name(); }
+
+Buffer CudaBackend::allocate(size_t bytes) {
+  const std::string what = "rank " + std::to_string(device_.rank());
+  Buffer buffer = device_memory(bytes, what.c_str());
+  if (bytes > 0) check(cudaMemsetAsync(buffer.data(), 0, bytes, device_.stream()), "allocate");
+  check(cudaStreamSynchronize(device_.stream()), "allocate");  // whoever fills it may use another stream
+  return buffer;
+}
+
+void CudaBackend::upload(void* target, const void* source, size_t bytes) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, device_.stream()), "upload");
+  synchronize();
+}
+
+void CudaBackend::download(void* target, const void* source, size_t bytes) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToHost, device_.stream()), "download");
+  synchronize();
+}
+
+std::unique_ptr<Executor> CudaBackend::compile(const ProgramPlan& plan, Communicator&) {
+  if (runs_node_by_node()) return nullptr;
+  return std::make_unique<CudaExecutor>(plan, dtype_, device_, slots_, eager_, communicator_);
+}
+
+StepView CudaBackend::begin_step(const Step& step) {
+  slots_.check(step);
+  sampling_.slots = step.slots;
+  sampling_.sampling = step.sampling;
+  sampling_.sampling.resize(step.slots.size());         // none given: greedy
+  shape_ = shape_of(step);
+  step_ = state_.submit(step, shape_);
+  return {step.token_count(),    step.sequence_count(), step.blocks_per_sequence(),
+          step_.tokens,          step_.positions,       step_.sequence_starts,
+          step_.slots,           step_.block_table,     sampling_.sampling.data()};
+}
+
+void CudaBackend::embed(const StepView&, const Tensor& weight, int64_t first_row, View y) {
+  cuda::embed(device_, step_, weight, first_row, y);
+}
+
+void CudaBackend::linear(View x, const Tensor& weight, View y) {
+  LinearCall call;
+  call.x = x;
+  call.weight = &weight;
+  call.y = y;
+  call.exact = dtype_ == DType::float32;
+  cuda::linear(device_, call);
+}
+
+void CudaBackend::add_bias(View x, const Tensor& bias, View y) { cuda::add_bias(device_, x, bias, y); }
+
+void CudaBackend::add(View a, View b, View y) { cuda::add(device_, a, b, y); }
+
+void CudaBackend::slice(View x, int64_t start, View y) { cuda::slice(device_, x, start, y); }
+
+void CudaBackend::rms_norm(View x, const Tensor& weight, float eps, View y) { cuda::rms_norm(device_, x, weight, eps, y); }
+
+void CudaBackend::layer_norm(View x, const Tensor& weight, const Tensor* bias, float eps, View y) {
+  cuda::layer_norm(device_, x, weight, bias, eps, y);
+}
+
+void CudaBackend::activation(View x, Activation kind, View y) { cuda::activation(device_, x, kind, y); }
+
+void CudaBackend::gated(View x, Activation kind, View y) { cuda::gated(device_, x, kind, y); }
+
+void CudaBackend::attention(const StepView&, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec, View y) {
+  cuda::attention(device_, {step_, shape_, qkv, tensors, &spec, y});
+}
+
+void CudaBackend::last_rows(const StepView&, View x, View y) { cuda::last_rows(device_, step_, x, y); }
+
+void CudaBackend::sample(const StepView& step, View logits, const SampleSpec& spec, Communicator&, int32_t* tokens) {
+  cuda::sample(device_, {step_, shape_, logits, spec, sample_methods(sampling_, spec.vocab_size), most_columns(logits.width, communicator_)},
+               communicator_);
+  slots_.mark_sampled(sampling_);
+  download(tokens, step_.sampled, static_cast<size_t>(step.sequence_count) * sizeof(int32_t));
+}
+
+// Spins for a moment, then naps, and asks now and then whether a peer has failed: then kernels end, but with garbage.
+void CudaBackend::synchronize() {
+  using std::chrono::microseconds;
+  const Clock::time_point begin = Clock::now();
+  Clock::time_point next_look = begin + microseconds(1000);
+  for (;;) {
+    const cudaError_t status = cudaStreamQuery(device_.stream());
+    if (status == cudaSuccess) break;
+    if (status != cudaErrorNotReady) check(status, "synchronize");
+    const Clock::time_point now = Clock::now();
+    if (now >= next_look) {
+      communicator_.expect_healthy();
+      next_look = now + microseconds(1000);
+    }
+    if (now - begin < microseconds(50)) {
+      cpu_pause();
+    } else {
+      std::this_thread::sleep_for(microseconds(20));
+    }
+  }
+  communicator_.expect_healthy();
+}
+
+}  // namespace heddle::cuda
