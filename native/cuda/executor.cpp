@@ -96,6 +96,11 @@ void CudaExecutor::copy_tokens(const DeviceStep& step, const Flight& flight) {
   check(cudaMemcpyAsync(flight.tokens.data(), step.sampled, bytes, cudaMemcpyDeviceToHost, device_.stream()), "sample");
 }
 
+bool CudaExecutor::ready() const {
+  const Flight& oldest = flights_[finished_ % kRing];
+  return finished_ == started_ || oldest.failure || cudaEventQuery(oldest.done.get()) != cudaErrorNotReady;
+}
+
 RunResult CudaExecutor::finish(const std::atomic<bool>& cancelled) {
   if (finished_ == started_) throw Error(ErrorCode::invalid_argument, "Program: expected a step under way, got none");
   const Flight& flight = flights_[finished_++ % kRing];

@@ -31,6 +31,7 @@ class CudaExecutor final : public Executor {
   // Inputs and outputs live in the one workspace, so only programs without them overlap.
   bool overlaps() const override { return overlaps_; }
   void start(const Step& step, const std::atomic<bool>& cancelled) override;
+  bool ready() const override;
   RunResult finish(const std::atomic<bool>& cancelled) override;
 
   const StageRunner& runner() const { return runner_; }

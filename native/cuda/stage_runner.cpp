@@ -64,7 +64,7 @@ void StageRunner::run(const StepRun& run, const std::atomic<bool>& cancelled) {
 
 void StageRunner::run_linear(const Stage& stage, const StepRun& run) {
   const LinearCall call = linear_call(stage, run.shape);
-  if (call.x.rows <= kSmallRows && can_fold(call)) return linear(device_, call);
+  if (can_fold(call)) return linear(device_, call);
   run_single(stage, run);
 }
 
@@ -151,7 +151,15 @@ void StageRunner::need_norm(int32_t index, const StepRun& run) {
 }
 
 void StageRunner::run_sample(int32_t index, const StepRun& run) {
-  sample(device_, {run.step, run.shape, view(input(index), run.shape), node(index).sample, run.methods}, communicator_);
+  const View logits = view(input(index), run.shape);
+  if (most_columns_ == 0) most_columns_ = most_of_ranks(logits.width);
+  sample(device_, {run.step, run.shape, logits, node(index).sample, run.methods, most_columns_}, communicator_);
+}
+
+int64_t StageRunner::most_of_ranks(int64_t mine) {
+  std::vector<int64_t> all(static_cast<size_t>(communicator_.size()));
+  communicator_.exchange(&mine, sizeof(mine), all.data());
+  return *std::max_element(all.begin(), all.end());
 }
 
 // The sum may have the memory of either term; the operation expects it to be that of the first.

@@ -46,6 +46,7 @@ class StageRunner {
   void run_node(int32_t index, const StepRun& run);
   void need_norm(int32_t index, const StepRun& run);
   void run_sample(int32_t index, const StepRun& run);
+  int64_t most_of_ranks(int64_t mine);
   void run_add(View a, View b, View y);
   void run_sum(View x, View y);
   void upload(const HostMatrix& matrix, View y);
@@ -60,6 +61,7 @@ class StageRunner {
   Schedule schedule_;
   Buffer workspace_;
   std::vector<bool> made_;                            // by this run, of the norms on demand
+  int64_t most_columns_ = 0;                          // of any rank's logits; 0: not asked yet
 };
 
 }  // namespace heddle::cuda
