@@ -67,7 +67,9 @@ struct Attention {
 
   double cached(double value) const {
     const auto single = static_cast<float>(value);
-    return cache_dtype == DType::float32 ? single : bfloat16_to_float(float_to_bfloat16(single));
+    if (cache_dtype == DType::float32) return single;
+    if (cache_dtype == DType::float16) return float16_to_float(float_to_float16(single));
+    return bfloat16_to_float(float_to_bfloat16(single));
   }
 
   // rows: [queries | keys | values] of positions 0 .. context - 1. Gives the output of the token at `position`,

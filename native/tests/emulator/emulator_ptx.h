@@ -1,5 +1,7 @@
 // What cuda/ptx.cuh declares, as plain C++: the same functions with the layouts and the guarantees of the PTX instructions, no more.
 #pragma once
+#include <math.h>
+
 #include <cstdint>
 
 #include "emulated_thread.h"
