@@ -8,6 +8,7 @@
 
 #include "core/communicator.h"
 #include "core/executor.h"
+#include "core/fill_target.h"
 #include "core/message.h"
 #include "core/tensor.h"
 
@@ -65,6 +66,8 @@ class Backend {
   virtual DType activation_dtype() const = 0;         // of every View
   virtual void upload(void* target, const void* source, size_t bytes) = 0;    // host → device
   virtual void download(void* target, const void* source, size_t bytes) = 0;  // device → host
+  // Takes the first bytes of a tensor, for memory that allocate gave. At most one at a time; here: for host memory.
+  virtual std::unique_ptr<FillTarget> fill_target(const Buffer& memory) { return std::make_unique<HostFillTarget>(memory.data()); }
 
   // This backend's own way of running a program; null: node by node, through the operations below (core/node_executor.h). Both objects
   // outlive the executor.

@@ -11,8 +11,8 @@ namespace heddle {
 
 namespace {
 
-constexpr uint64_t kLargestRead = 8u << 20;           // bytes straight into a tensor between two looks at `cancelled`
 constexpr uint64_t kScratch = 256u << 10;  // bytes read at once where elements are converted or picked out of rows
+static_assert(2 * kScratch <= kLargestClaim);         // conversion doubles them at most
 
 [[noreturn]] void invalid(const std::string& text) {
   throw Error(ErrorCode::invalid_argument, "CreateTensor: " + text);
@@ -86,12 +86,12 @@ void check_source(const Piece& piece, SourceFiles& files) {
   if (end > source.size()) source.too_short(std::to_string(end));
 }
 
-// Fills one piece. Runs of elements go straight into the tensor or, where the dtypes differ, through a small buffer.
+// Fills one piece. Runs of elements go straight into the target or, where the dtypes differ, through a small buffer.
 class PieceFiller {
  public:
-  PieceFiller(char* memory, DType dtype, const Piece& piece, SourceFiles& files, FileCounters& counters,
+  PieceFiller(FillTarget& target, DType dtype, const Piece& piece, SourceFiles& files, FileCounters& counters,
               const std::atomic<bool>& cancelled)
-      : memory_(memory),
+      : target_(target),
         dtype_(dtype),
         piece_(piece),
         source_(piece, files),
@@ -103,19 +103,22 @@ class PieceFiller {
     const auto elements = static_cast<uint64_t>(piece_.row_elements);
     if (rows == 0 || elements == 0) return;
     const uint64_t row_bytes = elements * size_of(piece_.dtype);
-    const bool dense = rows == 1 || (piece_.row_stride == row_bytes && piece_.target_stride == piece_.row_elements);
-    if (dense) return fill_run(piece_.offset, target_of(0), rows * elements);
+    const bool dense = rows == 1 || (piece_.row_stride == row_bytes && is_dense_in_target());
+    if (dense) return fill_run(piece_.offset, offset_of(0), rows * elements);
     const bool spans = row_bytes < kShortPart && piece_.row_stride >= row_bytes && piece_.row_stride <= 2 * row_bytes;
     if (spans) return fill_spans(rows, elements, row_bytes);
     for (uint64_t row = 0; row < rows; ++row)
-      fill_run(piece_.offset + row * piece_.row_stride, target_of(row), elements);
+      fill_run(piece_.offset + row * piece_.row_stride, offset_of(row), elements);
   }
 
  private:
-  char* target_of(uint64_t row) const {
+  bool is_dense_in_target() const { return piece_.target_stride == piece_.row_elements; }
+
+  // In bytes, from the start of the tensor.
+  uint64_t offset_of(uint64_t row) const {
     const uint64_t element =
         static_cast<uint64_t>(piece_.target_offset) + row * static_cast<uint64_t>(piece_.target_stride);
-    return memory_ + element * size_of(dtype_);
+    return element * size_of(dtype_);
   }
 
   char* scratch() {
@@ -135,14 +138,14 @@ class PieceFiller {
   }
 
   // `elements` that lie together in the source and in the tensor.
-  void fill_run(uint64_t offset, char* target, uint64_t elements) {
+  void fill_run(uint64_t source, uint64_t target, uint64_t elements) {
     const uint64_t element = size_of(piece_.dtype);
     const bool straight = piece_.dtype == dtype_;
-    const uint64_t at_once = (straight ? kLargestRead : kScratch) / element;
+    const uint64_t at_once = (straight ? kLargestClaim : kScratch) / element;
     for (uint64_t done = 0; done < elements;) {
       const uint64_t count = std::min(at_once, elements - done);
-      char* part = target + done * size_of(dtype_);
-      read(offset + done * element, straight ? part : scratch(), count * element);
+      char* part = target_.claim(target + done * size_of(dtype_), count * size_of(dtype_));
+      read(source + done * element, straight ? part : scratch(), count * element);
       if (!straight) convert(scratch(), piece_.dtype, part, dtype_, count);
       count_used(count * element);
       done += count;
@@ -151,25 +154,28 @@ class PieceFiller {
 
   // Short rows: as many as fit are read with the gaps between them.
   void fill_spans(uint64_t rows, uint64_t elements, uint64_t row_bytes) {
+    const uint64_t target_row = elements * size_of(dtype_);
     const uint64_t rows_at_once = 1 + (kScratch - row_bytes) / piece_.row_stride;
     std::vector<char> aligned(row_bytes);             // of a row: parts begin at any byte of the span
     for (uint64_t first = 0; first < rows; first += rows_at_once) {
       const uint64_t count = std::min(rows_at_once, rows - first);
       read(piece_.offset + first * piece_.row_stride, scratch(), (count - 1) * piece_.row_stride + row_bytes);
+      char* together = is_dense_in_target() ? target_.claim(offset_of(first), count * target_row) : nullptr;
       for (uint64_t row = 0; row < count; ++row) {
         const char* part = scratch() + row * piece_.row_stride;
+        char* target = together ? together + row * target_row : target_.claim(offset_of(first + row), target_row);
         if (piece_.dtype == dtype_) {
-          std::memcpy(target_of(first + row), part, row_bytes);
+          std::memcpy(target, part, row_bytes);
         } else {
           std::memcpy(aligned.data(), part, row_bytes);
-          convert(aligned.data(), piece_.dtype, target_of(first + row), dtype_, elements);
+          convert(aligned.data(), piece_.dtype, target, dtype_, elements);
         }
       }
       count_used(count * row_bytes);
     }
   }
 
-  char* memory_;
+  FillTarget& target_;
   DType dtype_;
   const Piece& piece_;
   Source source_;
@@ -201,10 +207,11 @@ void check_pieces(const CreateTensor& message, SourceFiles& files) {
   }
 }
 
-void fill(void* memory, const CreateTensor& message, SourceFiles& files, FileCounters& counters,
+void fill(FillTarget& target, const CreateTensor& message, SourceFiles& files, FileCounters& counters,
           const std::atomic<bool>& cancelled) {
   for (const Piece& piece : message.pieces)
-    PieceFiller(static_cast<char*>(memory), message.dtype, piece, files, counters, cancelled).fill();
+    PieceFiller(target, message.dtype, piece, files, counters, cancelled).fill();
+  target.finish();
 }
 
 }  // namespace heddle

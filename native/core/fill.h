@@ -1,4 +1,4 @@
-// Fills the memory of a new tensor from pieces of files and of messages.
+// Fills a new tensor from pieces of files and of messages.
 // Rule: no byte is read and no memory taken for a piece before its region was checked against the source as it is and
 // the tensor.
 //
@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "core/fill_target.h"
 #include "core/message.h"
 #include "core/source_files.h"
 
@@ -28,9 +29,8 @@ int64_t checked_count(const std::vector<int64_t>& shape, DType dtype);
 // leaves its file.
 void check_pieces(const CreateTensor& message, SourceFiles& files);
 
-// `memory` is host memory of the whole tensor, zeroed. `cancelled` is read between chunks of a few MB: then throws
-// closed.
-void fill(void* memory, const CreateTensor& message, SourceFiles& files, FileCounters& counters,
+// `target`: of a tensor that is all zero. `cancelled` is read between chunks of a few MB: then throws closed.
+void fill(FillTarget& target, const CreateTensor& message, SourceFiles& files, FileCounters& counters,
           const std::atomic<bool>& cancelled);
 
 }  // namespace heddle

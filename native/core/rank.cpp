@@ -208,7 +208,7 @@ void Rank::create(const CreateTensor& message) {
   check_pieces(message, files_);
   const auto bytes = static_cast<size_t>(checked_count(message.shape, message.dtype)) * size_of(message.dtype);
   Tensor tensor{message.dtype, message.shape, message.role, backend_->allocate(std::max<size_t>(bytes, 1))};
-  fill(tensor.buffer.data(), message, files_, seat_.counters.file, group_->cancelled());
+  fill(*backend_->fill_target(tensor.buffer), message, files_, seat_.counters.file, group_->cancelled());
   auto& counter = message.role == TensorRole::cache ? seat_.counters.cache_bytes : seat_.counters.weight_bytes;
   tensors_[message.id] = counted(std::move(tensor), counter);
 }

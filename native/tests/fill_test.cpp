@@ -5,11 +5,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <thread>
+#include <utility>
 
 #include "core/fill.h"
 #include "core/wait.h"
@@ -60,10 +63,64 @@ Filled fill_all(const CreateTensor& message) {
   check_pieces(message, files);
   Filled filled;
   filled.memory.resize(static_cast<size_t>(checked_count(message.shape, message.dtype)) * size_of(message.dtype));
-  fill(filled.memory.data(), message, files, counters, cancelled);
+  HostFillTarget target(filled.memory.data());
+  fill(target, message, files, counters, cancelled);
   filled.read = counters.read;
   filled.used = counters.used;
   return filled;
+}
+
+// Memory of a device that no other thread writes: every claim is staged in memory of exactly its size, and copied at the next call.
+class StagedTarget final : public FillTarget {
+ public:
+  explicit StagedTarget(size_t bytes) : memory_(bytes) {}
+  ~StagedTarget() override { check(!finished_ || !staged_, "nothing is left behind"); }
+
+  char* claim(size_t offset, size_t bytes) override {
+    copy();
+    check(bytes > 0 && bytes <= kLargestClaim && offset + bytes <= memory_.size(), "a claim of ", bytes, " bytes at ", offset);
+    largest_ = std::max(largest_, bytes);
+    ++claims_;
+    staged_.reset(new char[bytes]);
+    offset_ = offset;
+    bytes_ = bytes;
+    return staged_.get();
+  }
+  void finish() override {
+    copy();
+    finished_ = true;
+  }
+
+  const std::vector<uint8_t>& memory() const { return memory_; }
+  size_t largest() const { return largest_; }
+  size_t claims() const { return claims_; }
+  bool finished() const { return finished_; }
+  void fail_after(size_t copies) { copies_left_ = copies; }
+
+ private:
+  void copy() {
+    if (!staged_) return;
+    if (copies_left_-- == 0) throw Error(ErrorCode::device_failed, "StagedTarget: the copy failed");
+    std::memcpy(memory_.data() + offset_, staged_.get(), bytes_);
+    staged_.reset();
+  }
+
+  std::vector<uint8_t> memory_;
+  std::unique_ptr<char[]> staged_;
+  size_t offset_ = 0;
+  size_t bytes_ = 0;
+  size_t largest_ = 0;
+  size_t claims_ = 0;
+  size_t copies_left_ = SIZE_MAX;
+  bool finished_ = false;
+};
+
+void fill_staged(StagedTarget& target, const CreateTensor& message, bool cancel = false) {
+  SourceFiles files;
+  FileCounters counters;
+  const std::atomic<bool> cancelled{cancel};
+  check_pieces(message, files);
+  fill(target, message, files, counters, cancelled);
 }
 
 std::vector<uint8_t> random_elements(DType dtype, size_t count, uint64_t seed) {
@@ -144,6 +201,9 @@ HEDDLE_TEST(fill_equals_the_reference_for_every_layout_and_type) {
           if (width * static_cast<int64_t>(size_of(stored)) >= static_cast<int64_t>(kShortPart) || width == columns) {
             check(filled.read == filled.used, "long parts are read alone");
           }
+          StagedTarget staged(filled.memory.size());
+          fill_staged(staged, message);
+          check(staged.memory() == filled.memory && staged.finished(), "the same through staging");
           message.pieces[0].bytes = std::make_shared<const std::vector<uint8_t>>(bytes);
           message.pieces[0].path.clear();
           const Filled from_bytes = fill_all(message);
@@ -153,6 +213,46 @@ HEDDLE_TEST(fill_equals_the_reference_for_every_layout_and_type) {
       }
     }
   }
+}
+
+// Runs of several claims, straight and converted, and rows whose claims are dense or apart.
+HEDDLE_TEST(fill_stages_tensors_of_any_size_in_claims_of_at_most_8_mb) {
+  constexpr int64_t columns = 5000;
+  constexpr int64_t rows = 1100;                      // 22 MB of float32
+  const std::vector<uint8_t> bytes = random_elements(DType::float32, static_cast<size_t>(rows * columns), 11);
+  const TemporaryFile file(bytes);
+  const auto same = [&](const CreateTensor& message, const char* what) {
+    StagedTarget staged(static_cast<size_t>(checked_count(message.shape, message.dtype)) * size_of(message.dtype));
+    fill_staged(staged, message);
+    check(staged.memory() == reference(message, bytes) && staged.finished(), what);
+    return std::pair{staged.claims(), staged.largest()};
+  };
+  const auto whole = same(column_shard(file.path(), DType::float32, DType::float32, 0, rows, columns, 0, columns), "as stored");
+  check(whole == std::pair{size_t{3}, kLargestClaim}, whole.first, " claims of up to ", whole.second);
+  const auto converted = same(column_shard(file.path(), DType::float32, DType::bfloat16, 0, rows, columns, 0, columns), "converted");
+  check(converted.second <= kLargestClaim / 2, "claims of ", converted.second);
+  same(column_shard(file.path(), DType::float32, DType::float16, 0, rows, columns, 300, 600), "long rows of a slice");
+
+  CreateTensor slice = column_shard(file.path(), DType::float32, DType::bfloat16, 0, 4400, 250, 50, 200);
+  const auto dense = same(slice, "short rows, dense in the tensor");
+  check(dense.first < 30, dense.first, " claims for 4400 rows that are neighbours");
+  slice.shape = {4400, 300};
+  slice.pieces[0].target_stride = 300;
+  same(slice, "short rows, apart in the tensor");
+}
+
+HEDDLE_TEST(fill_passes_on_what_its_target_throws_and_finishes_nothing) {
+  const TemporaryFile file(random_elements(DType::float32, 3u << 20, 13));
+  const CreateTensor message = column_shard(file.path(), DType::float32, DType::float32, 0, 3, 1 << 20, 0, 1 << 20);
+  for (const size_t copies : {0, 1}) {                // of two
+    StagedTarget target(12u << 20);
+    target.fail_after(copies);
+    check_throws(ErrorCode::device_failed, [&] { fill_staged(target, message); });
+    check(!target.finished(), "not finished");
+  }
+  StagedTarget target(12u << 20);
+  check_throws(ErrorCode::closed, [&] { fill_staged(target, message, true); });
+  check(!target.finished(), "not finished");
 }
 
 HEDDLE_TEST(fill_places_several_pieces_and_leaves_the_rest_zero) {
@@ -176,6 +276,13 @@ HEDDLE_TEST(fill_places_several_pieces_and_leaves_the_rest_zero) {
   empty.rows = 0;
   message.pieces = {rows, repeated, empty};
   check(fill_all(message).memory == reference(message, bytes), "three pieces");
+  StagedTarget staged(240);
+  fill_staged(staged, message);
+  check(staged.memory() == reference(message, bytes), "three pieces, staged");
+  message.pieces.clear();
+  StagedTarget untouched(240);
+  fill_staged(untouched, message);
+  check(untouched.finished() && untouched.claims() == 0, "no pieces: nothing but the end");
 }
 
 HEDDLE_TEST(fill_refuses_regions_outside_the_file) {
@@ -266,7 +373,8 @@ HEDDLE_TEST(fill_ends_with_closed_when_cancelled) {
   FileCounters counters;
   const std::atomic<bool> cancelled{true};
   std::vector<uint8_t> memory(64);
-  check_throws(ErrorCode::closed, [&] { fill(memory.data(), message, files, counters, cancelled); });
+  HostFillTarget target(memory.data());
+  check_throws(ErrorCode::closed, [&] { fill(target, message, files, counters, cancelled); });
 }
 
 // A file that shrinks after its size was checked: a typed error at the read, no signal, no garbage.
@@ -282,7 +390,8 @@ HEDDLE_TEST(fill_gives_an_error_where_the_file_shrinks_after_the_check) {
     check_pieces(message, files);
     check(::truncate(file.path().c_str(), 1000) == 0, "truncate");
     std::vector<uint8_t> memory(static_cast<size_t>(columns) * 16 * 2);
-    check_throws(ErrorCode::corrupt_file, [&] { fill(memory.data(), message, files, counters, cancelled); });
+    HostFillTarget target(memory.data());
+    check_throws(ErrorCode::corrupt_file, [&] { fill(target, message, files, counters, cancelled); });
   }
 }
 

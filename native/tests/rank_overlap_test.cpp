@@ -160,9 +160,11 @@ HEDDLE_TEST(rank_overlap_submits_the_next_step_before_it_finishes_the_last) {
     for (int step = 1; step <= steps; ++step) tickets.push_back(f.run(step));
     gate.open();
     f.inbox->wait(tickets.back());
-    for (int step = 1; step <= steps; ++step) check_sum(f.inbox->wait(tickets[static_cast<size_t>(step) - 1]), static_cast<float>(step * size));
+    for (size_t i = 0; i < tickets.size(); ++i) check_sum(f.inbox->wait(tickets[i]), static_cast<float>((static_cast<int>(i) + 1) * size));
     check_order(f);
-    for (int rank = 0; rank < size; ++rank) check(f.script->log_of(rank) == expected_log(steps), "rank ", rank, ": ", f.script->log_of(rank));
+    for (int rank = 0; rank < size; ++rank) {
+      check(f.script->log_of(rank) == expected_log(steps), "rank ", rank, ": ", f.script->log_of(rank));
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 // Ranks and groups over a fake backend: order, results, errors that break nothing and errors that break the group, and
 // every end.
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -130,6 +131,38 @@ HEDDLE_TEST(rank_errors_outside_collectives_leave_the_group_usable) {
   check_sum(f.ask(RunProgram{kProgram, step_of(3)}), 6);
   check_throws(ErrorCode::invalid_argument, [&] { f.group->submit(77, std::vector<Message>(3, ReadTensor{1})); });
   check_throws(ErrorCode::invalid_argument, [&] { f.group->submit_to(77, 2, ReadTensor{1}); });
+}
+
+// Memory that is written through a target of the backend's own, whose copies fail above 64 bytes.
+class CopyingBackend final : public FakeBackend {
+ public:
+  explicit CopyingBackend(int rank) : FakeBackend(rank, std::make_shared<Hook>(), size_t{1} << 20) {}
+  std::unique_ptr<FillTarget> fill_target(const Buffer& memory) override { return std::make_unique<Target>(memory); }
+
+ private:
+  class Target final : public FillTarget {
+   public:
+    explicit Target(const Buffer& memory) : memory_(memory), staging_(memory.bytes()) {}
+    char* claim(size_t offset, size_t) override { return staging_.data() + offset; }
+    void finish() override {
+      if (staging_.size() > 64) throw Error(ErrorCode::device_failed, "CopyingBackend: the copy failed");
+      std::memcpy(memory_.data(), staging_.data(), staging_.size());
+    }
+
+   private:
+    const Buffer& memory_;
+    std::vector<char> staging_;
+  };
+};
+
+HEDDLE_TEST(rank_tensors_are_filled_through_the_target_of_the_backend) {
+  GroupFixture f(2, [](int rank) { return std::make_unique<CopyingBackend>(rank); });
+  check(!f.ask(tensor_message(5, {2, 2}, {1, 2, 3, 4})).failure, "a copy that succeeds");
+  check(std::get<HostMatrix>(f.ask(ReadTensor{5}).result).data == std::vector<float>{1, 2, 3, 4}, "it arrived");
+  failed_with(f.ask(tensor_message(6, {17}, std::vector<float>(17, 1))), ErrorCode::device_failed, "the copy failed");
+  failed_with(f.ask(ReadTensor{6}), ErrorCode::closed);
+  check(f.group->info()[1].weight_bytes == 16, "nothing stays of it");
+  check(!f.ask(tensor_message(6, {1}, {1})).failure, "and the group goes on");
 }
 
 HEDDLE_TEST(rank_failure_in_a_run_fails_the_group_with_its_cause) {
