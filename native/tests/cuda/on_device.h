@@ -47,7 +47,7 @@ inline std::vector<float> as_held(const std::vector<float>& values, DType dtype)
 
 // Relative error of one rounding to `dtype`.
 inline double rounding_of(DType dtype) {
-  return dtype == DType::float32 ? 0x1p-24 : dtype == DType::bfloat16 ? 0x1p-9 : 0x1p-11;
+  return dtype == DType::float32 ? 0x1p-24 : dtype == DType::bfloat16 ? 0x1p-8 : 0x1p-11;
 }
 
 // A matrix of activations on the device. `offset` elements stand before it, so that 16-byte alignment can be taken away.
