@@ -10,9 +10,9 @@
 namespace heddle::emulator {
 namespace {
 
-constexpr int kSmCount = 132;
+constexpr int kSmCount = 132;                            // of an H200
 constexpr size_t kSharedPerBlock = 48 * 1024;
-constexpr size_t kL2Bytes = 50u << 20;
+constexpr size_t kL2Bytes = 1u << 20;                    // small: memory of its size is overwritten to time something cold
 constexpr size_t kGiB = size_t{1} << 30;
 
 struct Device {
