@@ -31,7 +31,8 @@ std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, Devi
 
 CudaBackend::CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt)
     : device_(ordinal, rank), dtype_(dtype), communicator_(communicator),
-      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_) : nullptr), slots_(device_), state_(device_, slots_, 1, 1) {
+      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_) : nullptr), staging_(device_), slots_(device_),
+      state_(device_, slots_, 1, 1) {
   device_.matmul = matmul_.get();
   communicator_.attach(device_);
 }
@@ -59,6 +60,10 @@ void CudaBackend::download(void* target, const void* source, size_t bytes) {
   if (bytes == 0) return;
   check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToHost, device_.stream()), "download");
   synchronize();
+}
+
+std::unique_ptr<FillTarget> CudaBackend::fill_target(const Buffer& memory) {
+  return std::make_unique<DeviceFillTarget>(staging_, memory.data());
 }
 
 std::unique_ptr<Executor> CudaBackend::compile(const ProgramPlan& plan, Communicator&) {

@@ -10,6 +10,7 @@
 #include "cuda/device_communicator.h"
 #include "cuda/dynlib.h"
 #include "cuda/executor.h"
+#include "cuda/fill_target.h"
 #include "cuda/step_state.h"
 
 namespace heddle::cuda {
@@ -28,6 +29,7 @@ class CudaBackend final : public Backend {
   DType activation_dtype() const override { return DType::float32; }
   void upload(void* target, const void* source, size_t bytes) override;
   void download(void* target, const void* source, size_t bytes) override;
+  std::unique_ptr<FillTarget> fill_target(const Buffer& memory) override;
   std::unique_ptr<Executor> compile(const ProgramPlan& plan, Communicator& communicator) override;
   StepView begin_step(const Step& step) override;
 
@@ -53,6 +55,7 @@ class CudaBackend final : public Backend {
   DType dtype_;
   DeviceCommunicator& communicator_;
   std::unique_ptr<MatmulLibrary> matmul_;             // null without cuBLASLt
+  FillStaging staging_;
   SlotTokens slots_;
   EagerSteps eager_;
   StepState state_;
