@@ -47,7 +47,7 @@ __device__ __forceinline__ void norm_factors(const DotWork& work, float* partial
     float squares = 0;
 #pragma unroll 1
     for (int k = static_cast<int>(threadIdx.x) * N; m < work.x_rows && k < in; k += kStreamThreads * N) {
-      float values[N];
+      float values[N] = {};
       load_input(work, int64_t{m} * in + k, values);
 #pragma unroll
       for (int i = 0; i < N; ++i) squares += values[i] * values[i];
@@ -69,7 +69,7 @@ __device__ __forceinline__ void norm_factors(const DotWork& work, float* partial
 template <class S, int M, int N>
 __device__ __forceinline__ void stage_input(const DotWork& work, const float (&scales)[N], S* x, float* partials) {
   const int in = work.weights.in, start = static_cast<int>(threadIdx.x) * N;
-  float factors[M];
+  float factors[M] = {};
   if (work.norm_weight) norm_factors<M, N>(work, partials, factors);
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -78,7 +78,7 @@ __device__ __forceinline__ void stage_input(const DotWork& work, const float (&s
       float values[N] = {};
       if (m < work.x_rows && k < in) load_input(work, int64_t{m} * in + k, values);
       if (work.norm_weight && k < in) {
-        float later[N];
+        float later[N] = {};
         if (k != start) load(work.norm_weight + k, later);
 #pragma unroll
         for (int i = 0; i < N; ++i) values[i] *= factors[m] * (k == start ? scales[i] : later[i]);
