@@ -119,8 +119,8 @@ void CudaBackend::attention(const StepView&, View qkv, const AttentionTensors& t
 void CudaBackend::last_rows(const StepView&, View x, View y) { cuda::last_rows(device_, step_, x, y); }
 
 void CudaBackend::sample(const StepView& step, View logits, const SampleSpec& spec, Communicator&, int32_t* tokens) {
-  cuda::sample(device_, {step_, shape_, logits, spec, sample_methods(sampling_, spec.vocab_size), most_columns(logits.width, communicator_)},
-               communicator_);
+  const SampleMethods methods = sample_methods(sampling_, spec.vocab_size);
+  cuda::sample(device_, {step_, shape_, logits, spec, methods, most_columns(logits.width, communicator_)}, communicator_);
   slots_.mark_sampled(sampling_);
   download(tokens, step_.sampled, static_cast<size_t>(step.sequence_count) * sizeof(int32_t));
 }

@@ -55,8 +55,8 @@ __device__ Word wanted_mass(float top_p, Word total) {
 // Top-k, top-p, min-p and noise over a list, as cpu::choose. top_k 0: off. `total`: the mass that top-p is a part of; 0: that of what
 // top-k leaves. weigh(logit) gives the mass of an item.
 template <class List, class Weigh>
-__device__ int32_t choose(const List& list, const SampleKernels& call, const DeviceSampling& params, float largest, int32_t top_k,
-                          Word total, const Noise& noise, Weigh weigh) {
+__device__ int32_t choose(const List& list, const DeviceSampling& params, float largest, int32_t top_k, Word total, const Noise& noise,
+                          Weigh weigh) {
   Word bound = 1;
   if (top_k > 0) {
     bound = cut(static_cast<Word>(top_k), [&](auto item) { list.for_each([&](Word key) { item(key, Word{1}); }); });
@@ -92,7 +92,7 @@ __device__ int32_t choose_candidate(const SampleKernels& call, int sequence, con
   best = block_max(best);
   if (best == 0) return 0;
   const float largest = logit_of(best);
-  return choose(list, call, params, largest, params.top_k, 0, noise, [&](float logit) {
+  return choose(list, params, largest, params.top_k, 0, noise, [&](float logit) {
     return mass(weight(logit, largest, params.temperature), call.plan.fraction_bits);
   });
 }
@@ -103,10 +103,10 @@ __device__ int32_t choose_from_all(const SampleKernels& call, int sequence, cons
   const float largest = logit_of(best);
   const auto weigh = [&](float logit) { return mass(fast_weight(logit, largest, params.temperature), call.plan.fraction_bits); };
   const WholeVocabulary vocabulary{call, sequence};
-  if (cuts_to_top_k(call, params)) return choose(vocabulary, call, params, largest, params.top_k, 0, noise, weigh);
+  if (cuts_to_top_k(call, params)) return choose(vocabulary, params, largest, params.top_k, 0, noise, weigh);
   const Word total = call.memory.totals[sequence];
-  if (call.memory.counts[sequence] > kListItems) return choose(vocabulary, call, params, largest, 0, total, noise, weigh);
-  return choose(LikelyList{call, sequence}, call, params, largest, 0, total, noise, weigh);
+  if (call.memory.counts[sequence] > kListItems) return choose(vocabulary, params, largest, 0, total, noise, weigh);
+  return choose(LikelyList{call, sequence}, params, largest, 0, total, noise, weigh);
 }
 
 __device__ int32_t choose_pick(const SampleKernels& call, int sequence) {

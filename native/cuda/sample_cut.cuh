@@ -1,6 +1,8 @@
 // Where a list ends when its items are taken largest key first until what they weigh is enough: top-k and top-p alike.
 // Rule: nothing is sorted; eight bits of the key at a time tell in which bucket the end lies. blockDim.x is at least 256.
 #pragma once
+#include <cuda_runtime.h>
+
 #include "cuda/sample_plan.h"
 
 namespace heddle::cuda {
@@ -58,7 +60,7 @@ __device__ __forceinline__ Word cut(Word wanted, ForEach&& for_each) {
     wanted -= found.before;
     prefix = prefix << 8 | static_cast<Word>(found.index);
     const bool all_of_it = found.weight == found.count && wanted == found.weight;   // counted, and every one is needed
-    if (found.count == 1 || all_of_it) return prefix << shift;
+    if (found.count == 1 || all_of_it) return max(prefix << shift, Word{1});   // the lowest keys have a prefix of 0
   }
   return prefix;
 }
