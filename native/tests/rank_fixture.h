@@ -20,26 +20,32 @@ namespace heddle::test {
 constexpr int64_t kOpenTicket = 1;
 constexpr int64_t kProgram = 100;
 constexpr int64_t kWidth = 4;
+constexpr auto kPatience = std::chrono::minutes(5);  // for what comes in a moment, or never: a machine may be slow and busy
 
-// Completions as they arrive.
+// Completions as they arrive, and the threads that brought them.
 class Inbox {
  public:
   void put(Completion&& completion) {
     const std::lock_guard lock(mutex_);
     order_.push_back(completion.ticket);
     ++counts_[completion.ticket];
+    threads_[completion.ticket] = std::this_thread::get_id();
     completions_[completion.ticket] = std::move(completion);
     arrived_.notify_all();
   }
   Completion wait(int64_t ticket) {
     std::unique_lock lock(mutex_);
-    const bool came = arrived_.wait_for(lock, std::chrono::seconds(30), [&] { return completions_.count(ticket) > 0; });
+    const bool came = arrived_.wait_for(lock, kPatience, [&] { return completions_.count(ticket) > 0; });
     check(came, "ticket ", ticket, " did not complete");
     return completions_[ticket];
   }
   std::vector<int64_t> order() {
     const std::lock_guard lock(mutex_);
     return order_;
+  }
+  std::thread::id thread_of(int64_t ticket) {
+    const std::lock_guard lock(mutex_);
+    return threads_[ticket];
   }
   bool each_once() {
     const std::lock_guard lock(mutex_);
@@ -54,6 +60,7 @@ class Inbox {
   std::condition_variable arrived_;
   std::map<int64_t, Completion> completions_;
   std::map<int64_t, int> counts_;
+  std::map<int64_t, std::thread::id> threads_;
   std::vector<int64_t> order_;
 };
 
@@ -148,7 +155,8 @@ inline CreateTensor tensor_message(int64_t id, std::vector<int64_t> shape, std::
 
 // Polls for something that other threads bring about.
 inline bool eventually(const std::function<bool()>& holds) {
-  for (int i = 0; i < 5000 && !holds(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!holds() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return holds();
 }
 

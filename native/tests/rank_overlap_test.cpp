@@ -326,15 +326,13 @@ HEDDLE_TEST(rank_overlap_close_answers_both_steps_under_way) {
     const std::vector<int64_t> tickets = {f.run(1), f.run(2), f.run(3)};
     gate.open();
     check(eventually([&] { return *reached == 2; }), "both ranks have two steps under way");
-    std::thread releaser([=] {
-      std::this_thread::sleep_for(milliseconds(20));
-      *closing = true;
-    });
+    f.send(Close{});                                  // the ranks are told when this returns; it does not wait for them
+    *closing = true;
     f.group->close();
-    releaser.join();
     for (const int64_t ticket : tickets) failed_with(f.inbox->wait(ticket), ErrorCode::closed);
     check_order(f);
-    check(f.script->log_of(0).find("end") != std::string::npos, "the executor is gone: ", f.script->log_of(0));
+    check(eventually([&] { return f.script->log_of(0).find("end") != std::string::npos; }), "the executor is gone: ",
+          f.script->log_of(0));
   }
 }
 

@@ -1,9 +1,13 @@
 // Ranks and groups over a fake backend: order, results, errors that break nothing and errors that break the group, and
 // every end.
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <thread>
 
@@ -18,7 +22,6 @@ namespace heddle::test {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 
 struct Fixture : GroupFixture {
   explicit Fixture(int size, std::vector<size_t> memory = {}, comm::LocalOptions options = {})
@@ -188,15 +191,17 @@ HEDDLE_TEST(rank_failure_in_a_run_fails_the_group_with_its_cause) {
 }
 
 HEDDLE_TEST(rank_that_does_not_arrive_is_named_by_a_timeout) {
-  std::atomic<bool> release{false};
+  const auto release = std::make_shared<std::atomic<bool>>(false);
   Fixture f(2, {}, {milliseconds(80)});
-  *f.hook = [&](int rank) {
-    while (rank == 1 && !release) std::this_thread::sleep_for(milliseconds(1));
+  *f.hook = [=](int rank) {
+    while (rank == 1 && !*release) std::this_thread::sleep_for(milliseconds(1));
   };
   f.send(sum_program());
   const int64_t run = f.send(RunProgram{kProgram, step_of(1)});
-  std::this_thread::sleep_for(milliseconds(200));
-  release = true;
+  const int64_t later = ++f.last_ticket;
+  f.group->submit_to(later, 0, ReadTensor{1});
+  failed_with(f.inbox->wait(later), ErrorCode::timeout);  // rank 0 has given up, however long that took
+  *release = true;
   const Completion completion = f.inbox->wait(run);
   failed_with(completion, ErrorCode::timeout, "rank 1  entered #0  finished #0  <-- never reached #1");
   failed_with(f.ask(ReadTensor{1}), ErrorCode::timeout);
@@ -241,6 +246,20 @@ HEDDLE_TEST(rank_group_that_is_closed_holds_nothing) {
   }
 }
 
+HEDDLE_TEST(rank_close_leaves_runs_undone) {
+  const auto release = std::make_shared<std::atomic<bool>>(false);
+  Fixture f(3);
+  *f.hook = [=](int rank) {
+    while (rank == 1 && !*release) std::this_thread::sleep_for(milliseconds(1));
+  };
+  f.send(sum_program());
+  std::vector<int64_t> runs;
+  for (int i = 0; i < 400; ++i) runs.push_back(f.send(RunProgram{kProgram, step_of(1)}));
+  f.send(Close{});
+  *release = true;
+  for (const int64_t run : runs) failed_with(f.inbox->wait(run), ErrorCode::closed);
+}
+
 HEDDLE_TEST(rank_close_in_the_middle_of_runs_answers_everything) {
   for (int round = 0; round < 30; ++round) {
     Fixture f(3);
@@ -250,13 +269,10 @@ HEDDLE_TEST(rank_close_in_the_middle_of_runs_answers_everything) {
     std::thread other([&] { f.group->close(); });
     f.group->close();
     other.join();
-    int closed = 0;
     for (int64_t ticket = kOpenTicket; ticket <= f.last_ticket; ++ticket) {
       const Completion completion = f.inbox->wait(ticket);
       if (completion.failure) failed_with(completion, ErrorCode::closed);
-      closed += completion.failure.has_value();
     }
-    check(round > 5 || closed > 0, "closing at once leaves runs undone");
     f.group->close();
     failed_with(f.ask(ReadTensor{1}), ErrorCode::closed);
     check(f.inbox->each_once(), "every ticket once");
@@ -264,17 +280,17 @@ HEDDLE_TEST(rank_close_in_the_middle_of_runs_answers_everything) {
 }
 
 HEDDLE_TEST(rank_close_ends_a_wait_for_a_peer) {
-  std::atomic<bool> release{false};
+  const auto release = std::make_shared<std::atomic<bool>>(false);
   Fixture f(2);
-  *f.hook = [&](int rank) {
-    while (rank == 1 && !release) std::this_thread::sleep_for(milliseconds(1));
+  *f.hook = [=](int rank) {
+    while (rank == 1 && !*release) std::this_thread::sleep_for(milliseconds(1));
   };
   f.send(sum_program());
   const int64_t run = f.send(RunProgram{kProgram, step_of(1)});
   std::this_thread::sleep_for(milliseconds(30));
   std::thread releaser([&] {
     std::this_thread::sleep_for(milliseconds(60));
-    release = true;
+    *release = true;
   });
   f.group->close();
   releaser.join();
@@ -283,24 +299,25 @@ HEDDLE_TEST(rank_close_ends_a_wait_for_a_peer) {
 
 HEDDLE_TEST(rank_that_hangs_is_left_behind_after_a_second) {
   auto release = std::make_shared<std::atomic<bool>>(false);
+  auto hangs = std::make_shared<std::atomic<bool>>(false);
   auto left = std::make_shared<std::atomic<bool>>(false);
   Fixture f(2);
   *f.hook = [=](int rank) {
     if (rank != 1) return;
+    *hangs = true;
     while (!*release) std::this_thread::sleep_for(milliseconds(1));
     *left = true;
   };
   f.send(sum_program());
   const int64_t run = f.send(RunProgram{kProgram, step_of(1)});
   const int64_t waiting = f.send(RunProgram{kProgram, step_of(1)});
-  std::this_thread::sleep_for(milliseconds(30));
-  const auto start = Clock::now();
+  check(eventually([&] { return hangs->load(); }), "rank 1 is in the run");
   const int64_t closing = f.send(Close{});
-  check(Clock::now() - start < milliseconds(500), "a Close message does not wait");
   failed_with(f.inbox->wait(run), ErrorCode::closed);
   failed_with(f.inbox->wait(waiting), ErrorCode::closed);
   check(!f.inbox->wait(closing).failure, "the Close message completes");
-  check(Clock::now() - start < seconds(3), "within the deadline");
+  check(f.inbox->thread_of(closing) != std::this_thread::get_id(), "a Close message does not wait where it is sent");
+  check(!*left, "nobody waits for the rank");
   f.group.reset();
   *release = true;  // the thread goes on with what it shares
   check(eventually([&] { return left->load(); }), "the thread was left, not ended");
@@ -342,27 +359,32 @@ HEDDLE_TEST(rank_group_may_end_on_its_own_thread) {
   }
 }
 
+// Opens a group with a tensor of a MiB on each of two ranks and ends it: in one of four ways, by `round`.
+void open_and_end(int round) {
+  Fixture f(2);
+  if (round % 4 == 0) return;  // destroyed at once, without close
+  f.send(tensor_message(1, {int64_t{1} << 18}, std::vector<float>(size_t{1} << 18, 1.0f)));
+  f.send(sum_program());
+  const int64_t run = f.send(RunProgram{kProgram, step_of(2)});
+  if (round % 4 == 1) check_sum(f.inbox->wait(run), 4);
+  if (round % 4 != 3) f.group->close();
+}
+
 HEDDLE_TEST(rank_groups_open_and_close_200_times_and_leave_nothing) {
-  size_t threads = 0;
-  size_t descriptors = 0;
-  size_t pages = 0;
-  for (int round = 0; round < 220; ++round) {
-    if (round == 20) {                                // what is made once is there by now
-      threads = entries_of("/proc/self/task");
-      descriptors = entries_of("/proc/self/fd");
-      pages = resident_pages();
-    }
-    Fixture f(2);
-    if (round % 4 == 0) continue;  // destroyed at once, without close
-    f.send(sum_program());
-    const int64_t run = f.send(RunProgram{kProgram, step_of(2)});
-    if (round % 4 == 1) check_sum(f.inbox->wait(run), 4);
-    if (round % 4 != 3) f.group->close();
+  constexpr int kRounds = 50;
+  for (int round = 0; round < kRounds; ++round) open_and_end(round);  // what is made once is there after these
+  const size_t threads = entries_of("/proc/self/task");
+  const size_t descriptors = entries_of("/proc/self/fd");
+  size_t grown = std::numeric_limits<size_t>::max();  // pages, every time; what allocators keep grows once
+  for (int quarter = 1; quarter < 4; ++quarter) {
+    const size_t pages = resident_pages();
+    for (int round = 0; round < kRounds; ++round) open_and_end(round);
+    grown = std::min(grown, std::max(resident_pages(), pages) - pages);
   }
   check(eventually([&] { return entries_of("/proc/self/task") <= threads; }), "threads stayed");
   check(entries_of("/proc/self/fd") <= descriptors, "file descriptors stayed");
-  if (!kSanitized)
-    check(resident_pages() <= pages + 1024, "memory grew from ", pages, " to ", resident_pages(), " pages");
+  const size_t lost = grown * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  if (!kSanitized) check(lost < size_t{kRounds} << 18, "groups of 1.5 MiB on average left ", lost / kRounds, " bytes each");
 }
 
 HEDDLE_TEST(rank_groups_run_side_by_side) {

@@ -195,7 +195,7 @@ describe('files', () => {
   })
 
   test('a checkpoint larger than memory: refused before it is read', async () => {
-    const [vocab, hidden] = [2 ** 24, 2 ** 14] // one table of a tebibyte, as a file that is almost all hole
+    const [vocab, hidden] = [2 ** 24, 2 ** 17] // one table of 8 TiB, as a file that is almost all hole
     const shapes = {
       'model.norm.weight': [hidden],
       'model.layers.0.input_layernorm.weight': [hidden],

@@ -237,17 +237,15 @@ describe('together', () => {
 
   test('the event loop goes on while the ranks work', async () => {
     let turns = 0
-    let longest = 0
-    let last = performance.now()
-    const timer = setInterval(() => {
+    let working = true
+    const turn = (): void => {
       turns++
-      longest = Math.max(longest, performance.now() - last)
-      last = performance.now()
-    }, 1)
-    await model.generate(new Array<number>(900).fill(7), { maxNewTokens: 50, ignoreEos: true })
-    clearInterval(timer)
-    expect(turns).toBeGreaterThan(10)
-    expect(longest).toBeLessThan(250) // a few ms on an idle machine; ranks and other tests share its cores
+      if (working) setImmediate(turn)
+    }
+    setImmediate(turn)
+    await model.generate(new Array<number>(1000).fill(7), { maxNewTokens: 1, ignoreEos: true })
+    working = false
+    expect(turns).toBeGreaterThan(100) // thousands; a loop that waits for the ranks sees a few for each of the two steps
   })
 })
 

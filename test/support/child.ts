@@ -1,9 +1,15 @@
-// Runs a script in a process of its own, for what cannot be seen from inside: how it ends and how long that takes.
+// Runs a script in a process of its own, for what cannot be seen from inside: how it ends, what it leaves, what it holds.
 // Rule: the script uses the compiled package (dist/), as a user's program does; `npm test` builds it first.
 import { spawn } from 'node:child_process'
 import path from 'node:path'
 
 export const root = path.resolve(__dirname, '..', '..')
+
+/**
+ * Milliseconds that an end may take on a machine however slow. What should not be waited for takes much longer, whatever the machine:
+ * the work of `busy` a few minutes, a resting template process a minute.
+ */
+export const promptly = 30_000
 
 export interface Ended {
   code: number | null
@@ -14,43 +20,52 @@ export interface Ended {
   afterReady: number
 }
 
-/** What scripts can use: `busy(size)` starts work of several seconds on a new group and prints "ready" once it runs. */
-const prelude = `
+/** What scripts can use, and the workers in them: `busy(size)` starts minutes of work on a new group and prints "ready" once it runs. */
+export const prelude = `
   const root = ${JSON.stringify(root)}
   const { openGroup } = require(root + '/dist/group.js')
   const size = 1024
-  async function start(rankCount, operations = 2000) {
+  const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+  async function start(rankCount, operations = 2000, repeats = 1) {
     const group = await openGroup({ size: rankCount, device: 'cpu' })
     const spec = { dtype: 'float32', shape: [size, size], role: 'weight', pieces: [] }
     const weight = group.createTensor(Array.from({ length: rankCount }, () => spec))
     await weight.ready
     const x = { data: new Float32Array(256 * size).fill(1), shape: [256, size] }
-    const work = group.evaluate((g) => {
+    const evaluate = () => group.evaluate((g) => {
       let y = g.input(x)
       for (let i = 0; i < operations; i++) y = y.linear(weight)
       return y
     })
+    const work = Promise.all(Array.from({ length: repeats }, evaluate)).then((results) => results[0])
     return { group, weight, work }
   }
-  function running() {
-    return new Promise((resolve) => setTimeout(resolve, 150))
+  /** Until the ranks hold their first program, which they run next. */
+  async function running(group) {
+    do await pause(100)
+    while (!group.info().ranks.every((rank) => rank.workspaceBytes > 0))
   }
   async function busy(rankCount) {
-    const started = await start(rankCount)
-    await running()
+    const started = await start(rankCount, 2000, 12)
+    await running(started.group)
     console.log('ready')
     return started
   }
 `
 
-export function runScript(
-  script: string,
-  { nodeArgs = [] as string[], env = {} as NodeJS.ProcessEnv, onReady = undefined as undefined | ((pid: number) => void), timeout = 60_000 } = {}
-): Promise<Ended> {
+interface Options {
+  nodeArgs?: string[]
+  env?: NodeJS.ProcessEnv
+  onReady?: (pid: number) => void
+  /** milliseconds until the script is killed: less than a test has */
+  timeout?: number
+}
+
+export function runScript(script: string, { nodeArgs = [], env = {}, onReady, timeout = 240_000 }: Options = {}): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [...nodeArgs, '-e', prelude + script], {
-      stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
       timeout,
       killSignal: 'SIGKILL'
     })

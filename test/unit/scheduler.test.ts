@@ -126,13 +126,22 @@ test('one sequence: prefill in chunks, then tokens of the step before that never
   expect(engine.sequenceCount).toBe(0)
 })
 
+/** Until a condition holds; what the fake ranks do takes turns of the event loop, not time. */
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await new Promise((resolve) => setImmediate(resolve))
+}
+
+async function turns(count: number): Promise<void> {
+  await until(() => count-- === 0)
+}
+
 test('a stop ends the sequence with that token; the surplus step in flight is dropped', async () => {
   const { pool, ranks, engine } = setup()
   const ids = prompt(new Random(2), 5)
   const { tokens, outcome } = await generate(engine, ids, 50, (_, made) => made === 7).done
   expect({ tokens, outcome }).toEqual({ tokens: alone(ids, 7), outcome: 'stop' })
   expect(pool.usedCount).toBe(0)
-  await new Promise((resolve) => setTimeout(resolve, 10))
+  await turns(100)
   expect(ranks.steps.length).toBeLessThanOrEqual(8)
 })
 
@@ -161,11 +170,11 @@ test.each([
   const { pool, ranks, engine } = setup(options)
   const random = new Random(4)
   const checks = Array.from({ length: 40 }, async (__, index) => {
-    await new Promise((resolve) => setTimeout(resolve, random.integer(20)))
     const ids = prompt(random, 1 + random.integer(40))
     const count = 1 + random.integer(38)
     const abortAt = index % 5 === 0 ? 1 + random.integer(count) : Infinity
     const stopAt = index % 3 === 0 ? 1 + random.integer(count) : Infinity
+    await turns(random.integer(100))
     let abort = (): void => {}
     const { sequence, done } = generate(engine, ids, count, (___, made) => {
       if (made === abortAt) abort()
@@ -199,7 +208,7 @@ test('work that waits for blocks goes on when they come back', async () => {
   const held = await pool.acquire(7)
   const ids = prompt(new Random(6), 10)
   const answer = generate(engine, ids, 5).done
-  await new Promise((resolve) => setTimeout(resolve, 10))
+  await turns(10)
   const waiting = pool.acquire(8)
   pool.give(held)
   pool.give(await waiting)
@@ -208,9 +217,13 @@ test('work that waits for blocks goes on when they come back', async () => {
 
 test('abort takes effect at once, in flight or waiting', async () => {
   const { pool, engine } = setup({ maxSequences: 1 })
-  const running = generate(engine, [1, 2, 3], 100)
+  let made = 0
+  const running = generate(engine, [1, 2, 3], 100, (_, count) => {
+    made = count
+    return false
+  })
   const waiting = generate(engine, [4, 5, 6], 100)
-  await new Promise((resolve) => setTimeout(resolve, 10))
+  await until(() => made > 5)
   engine.abort(waiting.sequence)
   expect(await waiting.done).toEqual({ tokens: [], outcome: 'aborted' })
   engine.abort(running.sequence)

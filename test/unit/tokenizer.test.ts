@@ -158,12 +158,8 @@ describe('a tokenizer in the style of Llama 2', () => {
     ['spaces', ' ', 100_000],
     ['words', 'the loom is a loom, ', 20_000],
     ['bytes', '🙂', 20_000]
-  ])(
-    'takes a long text of %s',
-    (_, unit, count) => {
-      const text = unit.repeat(count)
-      expect(tokenizer.decode(tokenizer.encode(text)) === text).toBe(true)
-    },
-    60_000
-  )
+  ])('takes a long text of %s', (_, unit, count) => {
+    const text = unit.repeat(count)
+    expect(tokenizer.decode(tokenizer.encode(text)) === text).toBe(true)
+  })
 })
