@@ -138,8 +138,6 @@ using namespace heddle::emulator;
 
 extern "C" {
 
-int heddle_emulator_current_device() { return current_device(); }
-
 const char* cudaGetErrorName(cudaError_t error) {
   const Text* text = text_of(error);
   return text ? text->name : "unrecognized error code";

@@ -45,9 +45,3 @@ void print_failures(bool print);
 void repair_devices();
 
 }  // namespace heddle::emulator
-
-// For the stand-ins of NVIDIA's libraries, which find these by name.
-extern "C" {
-__attribute__((visibility("default"))) int heddle_emulator_enqueue(cudaStream_t stream, int (*function)(void*), void* argument);
-__attribute__((visibility("default"))) int heddle_emulator_current_device();
-}

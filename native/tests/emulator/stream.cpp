@@ -147,12 +147,6 @@ void CUstream_st::wait_until_idle() {
 
 extern "C" {
 
-int heddle_emulator_enqueue(cudaStream_t stream, int (*function)(void*), void* argument) {
-  return api([&] {
-    return submit(stream, [=] { return function(argument) == 0 ? cudaSuccess : cudaErrorUnknown; });
-  });
-}
-
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) { return cudaStreamCreateWithFlags(stream, flags); }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
