@@ -244,13 +244,16 @@ struct Decode {
     });
   }
 
-  // Rows without a head are zero: their scores are, and nobody reads their outputs.
-  static __device__ __forceinline__ void prepare(const AttentionParameters& p, const SplitPart& part, Shared& shared) {
+  // What needs no earlier kernel. Rows without a head are zero: their scores are, and nobody reads their outputs.
+  static __device__ __forceinline__ void begin(const AttentionParameters& p, const SplitPart& part, Shared& shared) {
     fill_rotation(p, part.position, shared.rotation);
     for (int i = static_cast<int>(threadIdx.x); i < kTileRows * Rows::kStride / kVector; i += kWarps * kLanes) {
       *reinterpret_cast<uint4*>(shared.queries + i * kVector) = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
+  }
+
+  static __device__ __forceinline__ void prepare(const AttentionParameters& p, const SplitPart& part, Shared& shared) {
     const int tasks = part.rows + (part.newest ? 2 : 0);
     for (int task = warp_id(); task < tasks; task += kWarps) {
       if (task < part.rows) {
@@ -265,17 +268,25 @@ struct Decode {
   }
 };
 
+// Before the wait it reads the arrays of the step and keys of earlier steps. The arrays come by a transfer, which the stream begins
+// when all kernels of earlier steps have ended, and ends before the first kernel of this step begins: no kernel that may still run
+// writes either of them, but for the newest keys, which are not read from the cache.
 template <class T, int HeadDim, bool Exact>
 __global__ void __launch_bounds__(Decode<T, HeadDim, Exact>::kWarps* kLanes, 3) decode_kernel(AttentionParameters p, SplitPlan plan) {
   using Kernel = Decode<T, HeadDim, Exact>;
   HEDDLE_DYNAMIC_SHARED(memory);
   auto& shared = *reinterpret_cast<typename Kernel::Shared*>(memory);
+  SplitPart part;
+  const bool busy = find_part(p, plan, part);
+  if (!busy) {
+    ptx::dependency_wait();                           // even so: whoever waits for this kernel waits for those before it
+    return;
+  }
+  typename Kernel::Warp warp(p, part, shared);
+  warp.start();                                       // the cache is on its way while the queries come
+  Kernel::begin(p, part, shared);
   ptx::dependency_wait();
   ptx::dependency_launch();
-  SplitPart part;
-  if (!find_part(p, plan, part)) return;
-  typename Kernel::Warp warp(p, part, shared);
-  warp.start();                                       // the cache is on its way while queries are prepared
   Kernel::prepare(p, part, shared);
   if (part.rows <= 0) return;
   warp.attend();

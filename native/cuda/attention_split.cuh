@@ -24,9 +24,10 @@ struct SplitPart {
 // False where the block has nothing to do: padding, a sequence of several tokens, a part beyond the context.
 __device__ __forceinline__ bool find_part(const AttentionParameters& p, const SplitPlan& plan, SplitPart& part) {
   part.sequence = static_cast<int>(blockIdx.z);
-  if (part.sequence >= p.step.counts->sequences) return false;
+  const int sequences = p.step.counts->sequences;     // three loads at once: each costs the latency of the L2 cache
   part.token = p.step.sequence_starts[part.sequence];
-  if (p.step.sequence_starts[part.sequence + 1] - part.token != 1) return false;
+  const int next = p.step.sequence_starts[part.sequence + 1];
+  if (part.sequence >= sequences || next - part.token != 1) return false;
   part.position = p.step.positions[part.token];
   const KeyRange keys = visible_keys(p, part.position, part.position + 1);
   const int count = keys.end - keys.begin;
