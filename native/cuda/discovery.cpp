@@ -31,18 +31,17 @@ Found& found() {
 
 std::string cuda_version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
-bool driver_is_there() {
-#if defined(HEDDLE_CUDA_EMULATED)
-  int count = 0;
-  return cudaGetDeviceCount(&count) != cudaErrorInsufficientDriver;
-#else
-  return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) != nullptr;  // stays loaded: the runtime opens it too
-#endif
-}
-
 int driver_version() {
   int version = 0;
   return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+bool driver_is_there() {
+#if defined(HEDDLE_CUDA_EMULATED)
+  return driver_version() > 0;
+#else
+  return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) != nullptr;  // stays loaded: the runtime opens it too
+#endif
 }
 
 int runtime_version() {

@@ -14,8 +14,17 @@ const folder = mkdtempSync(path.join(tmpdir(), 'heddle-packaging-'))
 /** The environment without what npm tells the scripts that it runs: an npm started in another folder must not see it. */
 const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(npm_|INIT_CWD$|NODE_PATH$|HEDDLE_)/.test(name)))
 
+/** Prebuilt binaries hold the CUDA backend where nvcc is, for one architecture; ON: it must be there. A source build goes without. */
+const { HEDDLE_CUDA = 'AUTO', HEDDLE_CUDA_ARCHS = '90-real' } = process.env
+Object.assign(environment, { HEDDLE_CUDA: 'OFF' })
+const withCuda = { ...environment, HEDDLE_CUDA, HEDDLE_CUDA_ARCHS }
+
 async function run(cwd: string, command: string, ...args: string[]): Promise<string> {
-  const options = { cwd, env: environment, maxBuffer: 1 << 26, timeout: 10 * minutes }
+  return runWith(environment, cwd, command, ...args)
+}
+
+async function runWith(env: NodeJS.ProcessEnv, cwd: string, command: string, ...args: string[]): Promise<string> {
+  const options = { cwd, env, maxBuffer: 1 << 26, timeout: 20 * minutes }
   const { stdout } = await promisify(execFile)(command, args, options)
   return stdout
 }
@@ -73,9 +82,9 @@ beforeAll(async () => {
   const staged = await stage()
   bare = await pack(staged, 'bare')
   cpSync(path.join(root, 'scripts'), path.join(staged, 'scripts'), { recursive: true })
-  await run(staged, bin('prebuildify'), '--napi', '--strip', '--tag-libc', '--node-gyp', 'scripts/prebuild.js')
+  await runWith(withCuda, staged, bin('prebuildify'), '--napi', '--strip', '--tag-libc', '--node-gyp', 'scripts/prebuild.js')
   prebuilt = await pack(staged, 'prebuilt')
-}, 15 * minutes)
+}, 25 * minutes)
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
@@ -98,9 +107,14 @@ test('the tarball holds what runs and builds, and nothing else', async () => {
       'dist/cli/main.js',
       'scripts/install.js',
       'scripts/build-native.js',
-      `prebuilds/${platform}/heddle.glibc.node`
+      'native/core/backend_abi.h',
+      'native/cuda/entry.cpp',
+      `prebuilds/${platform}/heddle.glibc.node`,
+      ...(HEDDLE_CUDA === 'ON' ? [`prebuilds/${platform}/libheddle_cuda.so`] : [])
     ])
   )
+  const binaries = files.filter((file) => /\.(so|node)$/.test(file))
+  expect(binaries.filter((file) => !/\/(heddle\.glibc\.node|libheddle_cuda\.so)$/.test(file))).toEqual([])
   const unwanted = /^(models|test|bench|examples|lib|build|native\/tests|node_modules|\.ci)\b|\.map$|\.npmrc$/
   expect(files.filter((file) => unwanted.test(file))).toEqual([])
 })
@@ -128,8 +142,12 @@ describe('with prebuilt binaries and scripts blocked', () => {
     expect(await runScript(consumer, 'same.mjs', same)).toBe('true\n')
   })
 
-  test('the command is linked and answers', async () => {
-    expect(await run(consumer, path.join(consumer, 'node_modules', '.bin', 'heddle'), 'info')).not.toBe('')
+  test('the command is linked and answers; the CUDA backend is opened and says what it found', async () => {
+    const { cuda } = JSON.parse(await run(consumer, path.join(consumer, 'node_modules', '.bin', 'heddle'), 'info', '--json'))
+    const shipped = existsSync(installed(consumer, 'prebuilds', `${process.platform}-${process.arch}`, 'libheddle_cuda.so'))
+    expect(cuda.build).toMatch(shipped ? /^built with nvcc \d/ : /^not built: /)
+    expect(path.basename(cuda.backend)).toBe(shipped ? 'libheddle_cuda.so' : '')
+    if (!cuda.usable) expect(cuda.reason).toMatch(shipped ? /^(no NVIDIA driver|the NVIDIA driver|no usable GPU|cuBLASLt)/ : /^CUDA backend not built: /)
   })
 
   const typed = `import { openGroup, ColumnParallelLinear, AutoModelForCausalLM, HeddleError, type Group, type CausalLM } from 'heddle'
@@ -169,8 +187,10 @@ describe('without prebuilt binaries', () => {
     'npm install builds from source',
     async () => {
       const consumer = await install('source-consumer', bare)
-      expect(existsSync(installed(consumer, 'build', 'Release', 'heddle.node'))).toBe(true)
+      expect(readdirSync(installed(consumer, 'build', 'Release'))).toEqual(['heddle.node'])
       expect(await requireIt(consumer)).toBe(product)
+      const command = path.join(consumer, 'node_modules', '.bin', 'heddle')
+      expect(await run(consumer, command, 'info')).toMatch(/^cuda +not usable: CUDA backend not built: switched off$/m)
     },
     10 * minutes
   )
