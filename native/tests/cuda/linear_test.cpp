@@ -485,4 +485,73 @@ HEDDLE_TEST(cuda_linear_by_the_library_equals_reference) {
   }
 }
 
+#if defined(HEDDLE_CUDA_EMULATED)
+// A setting of the environment for a scope: the stand-in for cuBLASLt reads it at each use.
+struct Setting {
+  const char* name;
+  Setting(const char* setting, const char* value) : name(setting) { setenv(name, value, 1); }
+  ~Setting() { unsetenv(name); }
+};
+
+// An algorithm that is proposed may refuse when it runs: the next one does it. Where there is none, own kernels do.
+HEDDLE_TEST(cuda_linear_survives_algorithms_that_refuse) {
+  const std::unique_ptr<cuda::LtTable> table = library_for_test();
+  if (!table) return;
+  Case c;
+  c.shape = {24, 64, 40};
+  const Numbers numbers(c, 8);
+  const auto run = [&](bool taken, const std::string& what) {
+    Device device(0);
+    cuda::MatmulLibrary library(*table, device);
+    device.matmul = &library;
+    Operands operands(device, c, numbers);
+    check(library.run(operands.call) == taken, what, ": expected the library to say ", taken);
+    if (taken) compare(c, numbers, operands.y.read());
+    check_case(device, c);
+  };
+  for (const char* tuning : {"1", "0"}) {
+    const Setting tuned("HEDDLE_MATMUL_TUNING", tuning);
+    {
+      const Setting bad("HEDDLE_FAKE_CUBLASLT_BAD", "3");
+      run(true, "two bad algorithms");
+    }
+    {
+      const Setting bad("HEDDLE_FAKE_CUBLASLT_BAD", "255");
+      run(false, "all algorithms bad");
+    }
+    const Setting none("HEDDLE_FAKE_CUBLASLT_ALGORITHMS", "0");
+    run(false, "no algorithms");
+  }
+}
+#endif
+
+// What is captured after one eager run gives the same as that run: nothing is timed, allocated or waited for meanwhile.
+HEDDLE_TEST(cuda_linear_can_be_captured) {
+  const std::unique_ptr<cuda::LtTable> table = library_for_test();
+  Device device(0);
+  std::unique_ptr<cuda::MatmulLibrary> library;
+  if (table) library = std::make_unique<cuda::MatmulLibrary>(*table, device);
+  device.matmul = library.get();
+  for (const Shape& shape : {Shape{1, 264, 20}, Shape{6, 136, 22}, Shape{16, 6152, 4}, Shape{20, 40, 24}}) {
+    Case c;
+    c.shape = shape;
+    c.x = DType::float32;
+    c.folds.norm = shape.rows <= cuda::kSmallRows;
+    const Numbers numbers(c, 9);
+    check_case(device, c);
+    Operands operands(device, c, numbers);
+    cuda::check(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal), "test");
+    cuda::linear(device, operands.call);
+    cudaGraph_t captured = nullptr;
+    cuda::check(cudaStreamEndCapture(device.stream(), &captured), "test");
+    const cuda::Graph graph(captured);
+    cudaGraphExec_t instance = nullptr;
+    cuda::check(cudaGraphInstantiate(&instance, graph.get(), 0), "test");
+    const cuda::GraphExec exec(instance);
+    for (const float value : operands.y.read()) check(std::isnan(value), text_of(c), ": expected nothing to run while captured");
+    cuda::check(cudaGraphLaunch(exec.get(), device.stream()), "test");
+    compare(c, numbers, operands.y.read(text_of(c) + " replayed"));
+  }
+}
+
 }  // namespace heddle::test
