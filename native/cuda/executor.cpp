@@ -16,8 +16,14 @@ namespace {
 using std::chrono::microseconds;
 
 constexpr microseconds kSpin{50};                     // a step that ends at once is not slept over
-constexpr microseconds kNap{20};
+constexpr microseconds kShortestNap{20};
+constexpr microseconds kLongestNap{200};
 constexpr microseconds kHealthInterval{1000};
+
+// Naps grow with what a step has taken so far: a few dozen of them a step. Shorter where the device idles until this step is answered.
+std::chrono::nanoseconds nap_after(Clock::duration elapsed, bool another_behind) {
+  return std::clamp<std::chrono::nanoseconds>(elapsed / (another_behind ? 4 : 16), kShortestNap, kLongestNap);
+}
 
 }  // namespace
 
@@ -47,7 +53,8 @@ CudaExecutor::CudaExecutor(const ProgramPlan& program, DType dtype, const Device
 // Kernels may still use the memory: steps under way, after an error too. Collectives of an aborted group end by themselves.
 CudaExecutor::~CudaExecutor() { (void)cudaStreamSynchronize(device_.stream()); }
 
-// A refusal leaves from here, every other error from finish: no kernel's invalid_argument may be taken for a refusal.
+// An error leaves from here, so that nothing is started behind it; but a kernel's invalid_argument, which may not be taken for a refusal,
+// leaves from finish.
 void CudaExecutor::start(const Step& step, const std::atomic<bool>& cancelled) {
   slots_.check(step);
   Flight& flight = flights_[started_++ % kRing];
@@ -55,7 +62,8 @@ void CudaExecutor::start(const Step& step, const std::atomic<bool>& cancelled) {
   flight.failure = nullptr;
   try {
     submit(step, flight, cancelled);
-  } catch (...) {
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::invalid_argument) throw;
     flight.failure = std::current_exception();
   }
 }
@@ -126,7 +134,7 @@ void CudaExecutor::wait(const Flight& flight, const std::atomic<bool>& cancelled
     if (now - begin < kSpin) {
       cpu_pause();
     } else {
-      std::this_thread::sleep_for(kNap);
+      std::this_thread::sleep_for(nap_after(now - begin, started_ != finished_));
     }
   }
   communicator_.expect_healthy();                     // the collectives of an aborted group end too, with garbage
