@@ -25,6 +25,13 @@ std::chrono::nanoseconds nap_after(Clock::duration elapsed, bool another_behind)
   return std::clamp<std::chrono::nanoseconds>(elapsed / (another_behind ? 4 : 16), kShortestNap, kLongestNap);
 }
 
+// A query that finds the event not reached leaves that behind as this thread's last error.
+cudaError_t query(const Event& event) {
+  const cudaError_t status = cudaEventQuery(event.get());
+  if (status == cudaErrorNotReady) (void)cudaGetLastError();
+  return status;
+}
+
 }  // namespace
 
 ExecutorOptions options_of_environment() {
@@ -106,7 +113,7 @@ void CudaExecutor::copy_tokens(const DeviceStep& step, const Flight& flight) {
 
 bool CudaExecutor::ready() const {
   const Flight& oldest = flights_[finished_ % kRing];
-  return finished_ == started_ || oldest.failure || cudaEventQuery(oldest.done.get()) != cudaErrorNotReady;
+  return finished_ == started_ || oldest.failure || query(oldest.done) != cudaErrorNotReady;
 }
 
 RunResult CudaExecutor::finish(const std::atomic<bool>& cancelled) {
@@ -122,7 +129,7 @@ void CudaExecutor::wait(const Flight& flight, const std::atomic<bool>& cancelled
   const Clock::time_point begin = Clock::now();
   Clock::time_point next_look = begin + kHealthInterval;
   for (;;) {
-    const cudaError_t status = cudaEventQuery(flight.done.get());
+    const cudaError_t status = query(flight.done);
     if (status == cudaSuccess) break;
     if (status != cudaErrorNotReady) check(status, "Program");
     if (cancelled.load(std::memory_order_relaxed)) throw Error(ErrorCode::closed, "Program: the group was closed during a run");
