@@ -37,7 +37,7 @@ class Executor {
   // Whether `finish` would return at once. While it would not, a rank looks for a step to start meanwhile.
   virtual bool ready() const { return true; }
 
-  // Waits for the oldest step that was started and gives its tokens and, on rank 0, its outputs.
+  // Waits for the oldest step that was started and gives its tokens and, on rank 0, its outputs. Every error leaves the ranks out of step.
   virtual RunResult finish(const std::atomic<bool>& cancelled) = 0;
 };
 
