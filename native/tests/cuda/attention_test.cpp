@@ -61,33 +61,49 @@ class Harness {
 
   // `counts` new tokens of each sequence; one with 0 is not part of the step.
   void step(const std::vector<int32_t>& counts) {
-    Step step;
-    step.sequence_starts.push_back(0);
-    std::vector<float> qkv;
-    std::vector<std::pair<size_t, int64_t>> tokens;   // sequence and position of each row
-    for (size_t sequence = 0; sequence < counts.size(); ++sequence) {
-      if (counts[sequence] == 0) continue;
-      for (int32_t t = 0; t < counts[sequence]; ++t) {
-        const std::vector<float> row = as_held(random_.uniform_vector(static_cast<size_t>(row_width()), -2, 2), case_.qkv);
-        step.positions.push_back(static_cast<int32_t>(rows_[sequence].size()));
-        step.tokens.push_back(0);
-        tokens.emplace_back(sequence, static_cast<int64_t>(rows_[sequence].size()));
-        rows_[sequence].push_back(row);
-        qkv.insert(qkv.end(), row.begin(), row.end());
-      }
-      step.sequence_starts.push_back(static_cast<int32_t>(step.positions.size()));
-      step.slots.push_back(static_cast<int32_t>(sequence));
-      for (int64_t block = 0; block < blocks_per_sequence_; ++block) {
-        const bool used = block * case_.block_size < static_cast<int64_t>(rows_[sequence].size());
-        step.block_table.push_back(used ? block_of(sequence, block) : -1);
-      }
-    }
-    run(step, qkv, tokens);
+    const Rows rows = next_rows(counts);
+    cuda::StepShape room = cuda::shape_of(rows.step);
+    room.tokens += case_.padding;
+    room.sequences += case_.padding;
+    if (case_.padding > 0) room.longest_context = blocks_per_sequence_ * case_.block_size;
+    const StepOnDevice on_device(device_, rows.step, room);
+    const Matrix input = input_of(rows, room.tokens);
+    const DeviceMatrix x(device_, input, case_.qkv);
+    const DeviceMatrix y(device_, room.tokens, output_width(), case_.y);
+    attend(on_device.step, room, x, y);
+    check_unchanged(x.read("qkv"), input.values);
+    check_rows(rows, y.matrix("y"));
     check_cache();
+  }
+
+  // One token of every sequence, `steps` times: once submitted, then by replays of one captured graph.
+  void decode_by_graph(int steps) {
+    const auto sequences = static_cast<int64_t>(rows_.size());
+    const cuda::StepShape room = {sequences, sequences, 1, blocks_per_sequence_ * case_.block_size};
+    cuda::SlotTokens slots(device_);
+    cuda::StepState state(device_, slots, room.tokens, room.sequences);
+    DeviceMatrix x(device_, room.tokens, row_width(), case_.qkv);
+    const DeviceMatrix y(device_, room.tokens, output_width(), case_.y);
+    cuda::GraphExec graph;
+    for (int i = 0; i < steps; ++i) {
+      const Rows rows = next_rows(std::vector<int32_t>(rows_.size(), 1));
+      const cuda::DeviceStep step = state.submit(rows.step, room);
+      x.write(input_of(rows, room.tokens).values);
+      if (i == 0) {
+        attend(step, room, x, y);
+        graph = capture([&] { attend(step, room, x, y); });
+      } else {
+        cuda::check(cudaGraphLaunch(graph.get(), device_.stream()), "test");
+      }
+      wait_for(device_);
+      check_rows(rows, y.matrix("y"));
+      check_cache();
+    }
   }
 
  private:
   int64_t row_width() const { return (reference_.spec.head_count + 2 * reference_.spec.kv_head_count) * reference_.spec.head_dim; }
+  int64_t output_width() const { return reference_.spec.head_count * reference_.spec.head_dim; }
   int32_t block_of(size_t sequence, int64_t block) const {
     return blocks_[static_cast<size_t>(static_cast<int64_t>(sequence) * blocks_per_sequence_ + block)];
   }
@@ -113,29 +129,69 @@ class Harness {
     return compute + 4 * rounding_of(case_.y);
   }
 
-  void run(const Step& step, const std::vector<float>& qkv, const std::vector<std::pair<size_t, int64_t>>& tokens) {
-    const AttentionSpec& spec = reference_.spec;
-    cuda::StepShape room = cuda::shape_of(step);
-    room.tokens += case_.padding;
-    room.sequences += case_.padding;
-    if (case_.padding > 0) room.longest_context = blocks_per_sequence_ * case_.block_size;
-    const StepOnDevice on_device(device_, step, room);
-    Matrix input(room.tokens, row_width());
+  // New rows of a step, and which sequence and position each has.
+  struct Rows {
+    Step step;
+    std::vector<float> qkv;
+    std::vector<std::pair<size_t, int64_t>> tokens;
+  };
+
+  Rows next_rows(const std::vector<int32_t>& counts) {
+    Rows rows;
+    rows.step.sequence_starts.push_back(0);
+    for (size_t sequence = 0; sequence < counts.size(); ++sequence) {
+      if (counts[sequence] == 0) continue;
+      for (int32_t t = 0; t < counts[sequence]; ++t) {
+        const std::vector<float> row = as_held(random_.uniform_vector(static_cast<size_t>(row_width()), -2, 2), case_.qkv);
+        rows.step.positions.push_back(static_cast<int32_t>(rows_[sequence].size()));
+        rows.step.tokens.push_back(0);
+        rows.tokens.emplace_back(sequence, static_cast<int64_t>(rows_[sequence].size()));
+        rows_[sequence].push_back(row);
+        rows.qkv.insert(rows.qkv.end(), row.begin(), row.end());
+      }
+      rows.step.sequence_starts.push_back(static_cast<int32_t>(rows.step.positions.size()));
+      rows.step.slots.push_back(static_cast<int32_t>(sequence));
+      for (int64_t block = 0; block < blocks_per_sequence_; ++block) {
+        const bool used = block * case_.block_size < static_cast<int64_t>(rows_[sequence].size());
+        rows.step.block_table.push_back(used ? block_of(sequence, block) : -1);
+      }
+    }
+    return rows;
+  }
+
+  // Rows of padding are NaN.
+  Matrix input_of(const Rows& rows, int64_t count) const {
+    Matrix input(count, row_width());
     std::fill(input.values.begin(), input.values.end(), std::nanf(""));
-    std::copy(qkv.begin(), qkv.end(), input.values.begin());
-    const DeviceMatrix x(device_, input, case_.qkv);
-    const DeviceMatrix y(device_, room.tokens, spec.head_count * spec.head_dim, case_.y);
-    cuda::attention(device_, {.step = on_device.step, .shape = room, .qkv = x.view(), .tensors = tensors_, .spec = &spec, .y = y.view()});
-    check_unchanged(x.read("qkv"), input.values);
-    const Matrix result = y.matrix("y");
-    for (int64_t t = 0; t < result.rows; ++t) {
-      if (t < step.token_count()) {
-        const auto [sequence, position] = tokens[static_cast<size_t>(t)];
+    std::copy(rows.qkv.begin(), rows.qkv.end(), input.values.begin());
+    return input;
+  }
+
+  void attend(const cuda::DeviceStep& step, const cuda::StepShape& room, const DeviceMatrix& x, const DeviceMatrix& y) {
+    cuda::attention(device_, {.step = step, .shape = room, .qkv = x.view(), .tensors = tensors_, .spec = &reference_.spec, .y = y.view()});
+  }
+
+  template <class Body>
+  cuda::GraphExec capture(const Body& body) const {
+    cudaGraph_t graph = nullptr;
+    cuda::check(cudaStreamBeginCapture(device_.stream(), cudaStreamCaptureModeThreadLocal), "test");
+    body();
+    cuda::check(cudaStreamEndCapture(device_.stream(), &graph), "test");
+    const cuda::Graph owned(graph);
+    cudaGraphExec_t exec = nullptr;
+    cuda::check(cudaGraphInstantiate(&exec, graph, 0), "test");
+    return cuda::GraphExec(exec);
+  }
+
+  void check_rows(const Rows& rows, const Matrix& y) const {
+    for (int64_t t = 0; t < y.rows; ++t) {
+      if (t < rows.step.token_count()) {
+        const auto [sequence, position] = rows.tokens[static_cast<size_t>(t)];
         // The reference is slow: of long prompts some rows stand for all.
-        const bool sample = step.token_count() < 300 || position % 61 == 0 || position + 1 == static_cast<int64_t>(rows_[sequence].size());
-        if (sample) check_row(result.row(t), sequence, position);
+        const bool sample = rows.step.token_count() < 300 || position % 61 == 0 || position + 1 == static_cast<int64_t>(rows_[sequence].size());
+        if (sample) check_row(y.row(t), sequence, position);
       } else {
-        check(std::all_of(result.row(t), result.row(t) + result.width, [](float value) { return std::isnan(value); }), "padding row ", t, " was written");
+        check(std::all_of(y.row(t), y.row(t) + y.width, [](float value) { return std::isnan(value); }), "padding row ", t, " was written");
       }
     }
   }
@@ -356,6 +412,14 @@ HEDDLE_TEST(cuda_attention_skips_the_padding_of_a_bucket) {
     harness.step({1, 1});
     harness.step({1, 0});
     harness.step({1, 2});
+  }
+}
+
+HEDDLE_TEST(cuda_attention_replays_one_graph_at_growing_contexts) {
+  for (const Case& c : {Case{.head_dim = 16, .kv_head_of_query = {0, 0}}, in_16_bits({.head_dim = 64, .kv_head_of_query = {0, 0, 1}, .kv_head_count = 2, .rope_dim = 64})}) {
+    Harness harness(c, 2, 200);
+    harness.step({60, 125});                          // on the way one more part of the keys comes into use
+    harness.decode_by_graph(9);
   }
 }
 
