@@ -6,7 +6,7 @@ import type { EmulatedMachine } from '../support/emulated-cuda'
 const none = '/no/such/folder/library.so'
 
 /** What a script's `main` returns. */
-async function answer<T>(body: string, machine: EmulatedMachine = {}): Promise<T> {
+async function answer<T>(body: string, machine: EmulatedMachine = {}, timeout = 120_000): Promise<T> {
   const script = `
     const { cudaInfo } = require(root + '/dist/group.js')
     const failure = ({ code, message, details }) => ({ code, message, details })
@@ -19,7 +19,7 @@ async function answer<T>(body: string, machine: EmulatedMachine = {}): Promise<T
     }
     async function main() { ${body} }
     main().then((result) => console.log(JSON.stringify(result)))`
-  const ended = await runOnEmulator(script, machine)
+  const ended = await runOnEmulator(script, machine, timeout)
   expect(ended).toMatchObject({ code: 0, signal: null, stderr: '' })
   return JSON.parse(ended.stdout) as T
 }
@@ -121,7 +121,8 @@ describe('which communicator', () => {
   test('GPUs that cannot reach each other: NCCL alone, else nothing', async () => {
     expect(await open({ size: 2 }, apart)).toMatchObject({ device: 'cuda', communicator: 'nccl' })
     const message = expect.stringMatching(/GPU 0 cannot reach the memory of GPU 1/)
-    expect(await open({ size: 2, communicator: 'local' }, apart)).toMatchObject({ code: 'unavailable', message })
+    expect(await open({ size: 2, device: 'cuda', communicator: 'local' }, apart)).toMatchObject({ code: 'unavailable', message })
+    expect(await open({ size: 2, communicator: 'local' }, apart)).toMatchObject({ device: 'cpu', reason: message })
     expect(await open({ size: 2, device: 'cuda' }, { ...apart, nccl: none })).toMatchObject({ code: 'unavailable', message })
     expect(await open({ size: 2 }, { ...apart, nccl: none })).toMatchObject({ device: 'cpu', reason: message })
     expect(await open({ size: 2, devices: [0, 0] }, apart)).toMatchObject({ communicator: 'local' })
@@ -154,6 +155,24 @@ describe('what ranks compute', () => {
     expect(await answer(layer(options), machine)).toEqual(product)
   })
 })
+
+test('a whole model answers as on the CPU, and says what it holds', async () => {
+  const { cpu, cuda, info } = await answer<{ cpu: number[]; cuda: number[]; info: Opened & { cacheTokens: number } }>(`
+    const { AutoModelForCausalLM } = require(root + '/dist/index.js')
+    const options = { temperature: 0, maxNewTokens: 4 }
+    const generate = async (where) => {
+      const model = await AutoModelForCausalLM.fromPretrained(root + '/models/heddle-tiny', { tpSize: 2, maxTokens: 100, ...where })
+      const result = { ids: (await model.generate('What is', options)).tokenIds, info: model.info() }
+      await model.close()
+      return result
+    }
+    const cpu = await generate({ device: 'cpu' })
+    const cuda = await generate({ devices: [0, 0] })
+    return { cpu: cpu.ids, cuda: cuda.ids, info: cuda.info }`, { memory: 4 * 2 ** 30 }, 300_000)
+  expect(cuda).toEqual(cpu)
+  expect(cuda.length).toBeGreaterThan(0)
+  expect(info).toMatchObject({ device: 'cuda', communicator: 'local', cacheTokens: 112, gpus: [{ device: 0 }, { device: 0 }] })
+}, 320_000)
 
 describe('memory', () => {
   test('is counted by the GPU that is asked', async () => {
