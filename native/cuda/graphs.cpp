@@ -49,7 +49,8 @@ void Graphs::agree(const Epochs& now) {
   agreed_ = eager_.count;
   agreed_step_ = now.step;
   if (std::none_of(entries_.begin(), entries_.end(), [](const Entry& entry) { return entry.attempted; })) return;
-  const char stale = std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.attempted && entry.epochs != now; });
+  const auto moved = [&](const Entry& entry) { return entry.attempted && entry.epochs != now; };
+  const char stale = std::any_of(entries_.begin(), entries_.end(), moved);
   std::vector<char> all(static_cast<size_t>(communicator_.size()));
   communicator_.exchange(&stale, 1, all.data());
   if (std::find(all.begin(), all.end(), char{1}) != all.end()) drop_all();

@@ -168,7 +168,7 @@ class Scheduler {
     for (const Stage& stage : schedule_.stages) allow_fused(stage, plans);
     WorkspacePlan places;
     ValueBytes bytes;
-    for (int32_t i = 0; i < count_; ++i) places.add(plans[at(i)].reads, does_nothing(i) ? 0 : bytes_of(i, bytes), in_place(plans[at(i)], i));
+    for (int32_t i = 0; i < count_; ++i) places.add(plans[at(i)].reads, bytes_of(i, bytes), in_place(plans[at(i)], i));
     places.add(outputs(), 0, false);
     places.place();
     for (int32_t i = 0; i < count_; ++i) schedule_.places[at(i)].offset = places.offset(at(i));
@@ -203,7 +203,7 @@ class Scheduler {
   }
 
   size_t bytes_of(int32_t index, ValueBytes& bytes) const {
-    if (!has_value(node(index).op)) return 0;
+    if (!has_value(node(index).op) || does_nothing(index)) return 0;
     const int64_t rows = node(index).by_sequence ? program_.max_sequences : program_.max_tokens;
     return bytes.add(rows, node(index).width, size_of(dtype(index)));
   }

@@ -90,7 +90,8 @@ class Decoder {
     const int64_t kv_heads = options_.kv_head_count / options_.size;
     const int64_t dim = options_.head_dim;
     const int32_t qkv = biased(linear(x, matrix((heads + 2 * kv_heads) * dim, options_.hidden, 0.3f)), false);
-    const int64_t cache = tensor({2, options_.block_count, kv_heads, options_.block_size, dim}, options_.cache, TensorRole::cache, 0, 0, false);
+    const std::vector<int64_t> cache_shape = {2, options_.block_count, kv_heads, options_.block_size, dim};
+    const int64_t cache = tensor(cache_shape, options_.cache, TensorRole::cache, 0, 0, false);
     const int64_t query_norm = options_.head_norms ? vector(dim, 1, 0.2f) : -1;
     const int64_t key_norm = options_.head_norms ? vector(dim, 1, 0.2f) : -1;
     const int32_t y = node(Op::attention, {qkv}, {cache, frequencies_, query_norm, key_norm}, heads * dim);
@@ -169,7 +170,8 @@ class Decoder {
 };
 
 // As Program compiles them.
-inline ProgramPlan compiled(const std::vector<Node>& nodes, const TensorTable& tensors, int size, int64_t max_tokens, int64_t max_sequences) {
+inline ProgramPlan compiled(const std::vector<Node>& nodes, const TensorTable& tensors, int size, int64_t max_tokens,
+                            int64_t max_sequences) {
   ProgramPlan plan;
   plan.max_tokens = max_tokens;
   plan.max_sequences = max_sequences;

@@ -23,13 +23,15 @@ std::string text_of(const std::vector<int32_t>& tokens) {
 }
 
 std::string text_of(const DecoderOptions& options, const ExecutorOptions& how) {
-  return "size " + std::to_string(options.size) + (how.fuse ? ", fused" : ", node by node") + (how.graphs ? ", graphs" : ", no graphs");
+  const std::string size = "size " + std::to_string(options.size);
+  return size + (how.fuse ? ", fused" : ", node by node") + (how.graphs ? ", graphs" : ", no graphs");
 }
 
 void expect_same_tokens(const std::vector<RunResult>& got, const std::vector<RunResult>& expected, const std::string& what) {
   if (!check(got.size() == expected.size(), what, ": ", got.size(), " steps of ", expected.size())) return;
   for (size_t i = 0; i < got.size(); ++i) {
-    check(got[i].tokens == expected[i].tokens, what, ", step ", i, ": expected", text_of(expected[i].tokens), ", got", text_of(got[i].tokens));
+    const std::vector<int32_t>&mine = got[i].tokens, &theirs = expected[i].tokens;
+    check(mine == theirs, what, ", step ", i, ": expected", text_of(theirs), ", got", text_of(mine));
   }
 }
 
@@ -52,7 +54,8 @@ void expect_close_outputs(const std::vector<RunResult>& got, const std::vector<R
 // Prefill of several lengths, a mixture, then decode steps of several widths: some pad a bucket, some come often enough to be captured.
 std::vector<Step> conversation(const DecoderOptions& options, const std::vector<SamplingParams>& sampling = {}) {
   const auto first = [&](size_t count) {
-    return sampling.empty() ? sampling : std::vector<SamplingParams>(sampling.begin(), sampling.begin() + static_cast<std::ptrdiff_t>(count));
+    const auto end = sampling.begin() + static_cast<std::ptrdiff_t>(std::min(count, sampling.size()));
+    return std::vector<SamplingParams>(sampling.begin(), end);
   };
   Batch batch(options);
   std::vector<Step> steps;
@@ -118,7 +121,8 @@ void compare_outputs(DecoderOptions options, DType dtype, double tolerance) {
   const std::vector<RunResult> expected = run_on_cpu(options, dtype, steps);
   for (const bool fuse : {true, false}) {
     const ExecutorOptions how{fuse, true};
-    expect_close_outputs(run_on_cuda(options, dtype, how, steps), expected, tolerance, std::string(name_of(dtype)) + ", " + text_of(options, how));
+    const std::string what = std::string(name_of(dtype)) + ", " + text_of(options, how);
+    expect_close_outputs(run_on_cuda(options, dtype, how, steps), expected, tolerance, what);
   }
 }
 

@@ -75,7 +75,9 @@ std::string described(const DecoderOptions& options, ScheduleOptions how = {}) {
   return described(plan, make_schedule(plan, how));
 }
 
-void expect_text(const std::string& got, const std::string& expected) { check(got == expected, "expected ", expected, "\n  got      ", got); }
+void expect_text(const std::string& got, const std::string& expected) {
+  check(got == expected, "expected ", expected, "\n  got      ", got);
+}
 
 // ---- memory: what a device would hold, in units of 64 bytes ----
 
@@ -119,7 +121,9 @@ class MemoryCheck {
     return end(a) <= begin(b) || end(b) <= begin(a) ? Relation::apart : Relation::overlapping;
   }
 
-  void expect_apart(int32_t a, int32_t b, const char* why) { check(relation(a, b) == Relation::apart, what_, ": ", a, " and ", b, ": ", why); }
+  void expect_apart(int32_t a, int32_t b, const char* why) {
+    check(relation(a, b) == Relation::apart, what_, ": ", a, " and ", b, ": ", why);
+  }
   void expect_apart_or_same(int32_t a, int32_t b, const char* why) {
     check(relation(a, b) != Relation::overlapping, what_, ": ", a, " and ", b, ": ", why);
   }
@@ -284,7 +288,8 @@ HEDDLE_TEST(schedule_without_fusion_has_a_stage_for_every_node) {
   ScheduleOptions how;
   how.fuse = false;
   expect_text(described({.layer_count = 1}, how),
-              "embed | norm | linear | attention | linear | add | norm | linear | gated | linear | add | last_rows | norm | linear | sample");
+              "embed | norm | linear | attention | linear | add | norm | linear | gated | linear | add | "
+              "last_rows | norm | linear | sample");
 }
 
 HEDDLE_TEST(schedule_rounds_neither_the_residual_stream_nor_logits) {
