@@ -24,7 +24,7 @@ async function run(cwd: string, command: string, ...args: string[]): Promise<str
 }
 
 async function runWith(env: NodeJS.ProcessEnv, cwd: string, command: string, ...args: string[]): Promise<string> {
-  const options = { cwd, env, maxBuffer: 1 << 26, timeout: 20 * minutes }
+  const options = { cwd, env, maxBuffer: 1 << 26, timeout: 60 * minutes }
   const { stdout } = await promisify(execFile)(command, args, options)
   return stdout
 }
@@ -50,7 +50,7 @@ async function install(name: string, tarball: string, ...options: string[]): Pro
   const consumer = path.join(folder, name)
   mkdirSync(consumer)
   writeFileSync(path.join(consumer, 'package.json'), JSON.stringify({ name, private: true }))
-  await run(consumer, 'npm', 'install', '--no-audit', '--no-fund', '--prefer-offline', ...options, tarball)
+  await run(consumer, 'npm', 'install', '--no-audit', '--no-fund', '--prefer-offline', '--fetch-retries=5', ...options, tarball)
   return consumer
 }
 
@@ -84,7 +84,7 @@ beforeAll(async () => {
   cpSync(path.join(root, 'scripts'), path.join(staged, 'scripts'), { recursive: true })
   await runWith(withCuda, staged, bin('prebuildify'), '--napi', '--strip', '--tag-libc', '--node-gyp', 'scripts/prebuild.js')
   prebuilt = await pack(staged, 'prebuilt')
-}, 25 * minutes)
+}, 90 * minutes)
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
@@ -123,7 +123,7 @@ describe('with prebuilt binaries and scripts blocked', () => {
   let consumer = ''
   beforeAll(async () => {
     consumer = await install('prebuilt-consumer', prebuilt, '--ignore-scripts')
-  }, 5 * minutes)
+  }, 90 * minutes)
 
   test('nothing was compiled', () => {
     expect(existsSync(installed(consumer, 'prebuilds'))).toBe(true)
@@ -192,7 +192,7 @@ describe('without prebuilt binaries', () => {
       const command = path.join(consumer, 'node_modules', '.bin', 'heddle')
       expect(await run(consumer, command, 'info')).toMatch(/^cuda +not usable: CUDA backend not built: switched off$/m)
     },
-    10 * minutes
+    90 * minutes
   )
 
   test('with scripts blocked as well, the error says what to do', async () => {
