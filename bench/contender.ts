@@ -10,9 +10,16 @@ function loaded(): CausalLM {
   return model
 }
 
-async function load({ folder, tpSize }: { folder: string; tpSize: number }): Promise<object> {
+interface LoadCommand {
+  folder: string
+  tpSize: number
+  device?: 'cpu' | 'cuda'
+  devices?: number[]
+}
+
+async function load({ folder, tpSize, device = 'cpu', devices }: LoadCommand): Promise<object> {
   const start = performance.now()
-  model = await AutoModelForCausalLM.fromPretrained(folder, { tpSize, device: 'cpu', dtype: 'bfloat16' })
+  model = await AutoModelForCausalLM.fromPretrained(folder, { tpSize, device, dtype: 'bfloat16', ...(devices && { devices }) })
   return { seconds: secondsSince(start), info: model.info() }
 }
 
@@ -31,6 +38,25 @@ async function decode({ ids, skip, count }: { ids: number[]; skip: number; count
   }
   if (stamps.length !== skip + count + 1) throw new Error(`stream: expected ${skip + count + 1} tokens, got ${stamps.length}`)
   return { secondsPerToken: (stamps[skip + count] - stamps[skip]) / 1000 / count }
+}
+
+// Seconds a step that makes one token for each of several sequences, all in decode: from when every one has `skip` tokens to when the first
+// has them all.
+async function decodeBatch({ rows, skip, count }: { rows: number[][]; skip: number; count: number }): Promise<object> {
+  const stamps = rows.map((): number[] => [])
+  const most = skip + count + 1
+  await Promise.all(
+    rows.map(async (ids, row) => {
+      for await (const piece of loaded().stream(ids, { maxNewTokens: most, doSample: false, ignoreEos: true })) {
+        for (const _ of piece.tokenIds) stamps[row].push(performance.now())
+      }
+    })
+  )
+  const begin = Math.max(...stamps.map((one) => one[skip]))
+  const end = Math.min(...stamps.map((one) => one[most - 1]))
+  const steps = Math.min(...stamps.map((one) => one.filter((at) => at > begin && at <= end).length))
+  if (steps < 1) throw new Error('decodeBatch: expected sequences that decode together; ask for more tokens')
+  return { secondsPerStep: (end - begin) / 1000 / steps }
 }
 
 // One token through a whole forward pass and its logits back into JavaScript.
@@ -59,7 +85,7 @@ function secondsSince(start: number): number {
   return (performance.now() - start) / 1000
 }
 
-answerLines({ load, prefill, decode, forward, open, evaluate }).finally(async () => {
+answerLines({ load, prefill, decode, decodeBatch, forward, open, evaluate }).finally(async () => {
   await model?.close()
   await group?.close()
 })

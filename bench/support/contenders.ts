@@ -26,6 +26,28 @@ export async function openHeddle(folder: string, tpSize: number): Promise<Conten
   return contender(child, 'bfloat16')
 }
 
+/** Contenders on GPUs, which also decode several sequences in one step. */
+export interface GpuContender extends Contender {
+  decodeBatch(rows: number[][], skip: number, count: number): Promise<number> // seconds a step
+}
+
+export async function openHeddleOnGpu(folder: string, devices: number[]): Promise<GpuContender> {
+  const child = openHeddleProcess(`heddle tp=${devices.length}`)
+  await child.ask({ do: 'load', folder, tpSize: devices.length, device: 'cuda', devices })
+  return { ...contender(child, 'bfloat16'), decodeBatch: batchBy(child, 'decodeBatch') }
+}
+
+export async function openTransformersOnGpu(folder: string): Promise<GpuContender & { compiled: GpuContender['decodeBatch'] }> {
+  const script = join(projectRoot, 'bench', 'peers', 'transformers', 'run.py')
+  const child = new LineProcess('transformers', gpuPython(), [script])
+  const about = await child.ask<{ version: string; torch: string }>({ do: 'load', folder, threads: 1, device: 'cuda' })
+  return {
+    ...contender(child, `${about.version}, torch ${about.torch}, bfloat16`),
+    decodeBatch: batchBy(child, 'decode_batch'),
+    compiled: batchBy(child, 'decode_compiled'),
+  }
+}
+
 export async function openTransformers(folder: string, threads: number): Promise<Contender & { generate: Contender['decode'] }> {
   const script = join(projectRoot, 'bench', 'peers', 'transformers', 'run.py')
   const child = new LineProcess('transformers', peerPython(), [script])
@@ -55,6 +77,15 @@ function contender(child: LineProcess, about: string): Contender {
 
 function decodeBy(child: LineProcess, command: string): Contender['decode'] {
   return async (ids, skip, count) => (await child.ask<{ secondsPerToken: number }>({ do: command, ids, skip, count })).secondsPerToken
+}
+
+function batchBy(child: LineProcess, command: string): GpuContender['decodeBatch'] {
+  return async (rows, skip, count) => (await child.ask<{ secondsPerStep: number }>({ do: command, rows, skip, count })).secondsPerStep
+}
+
+// A machine with a GPU has its own torch, as a rule: HEDDLE_PEERS_PYTHON names its Python.
+function gpuPython(): string {
+  return process.env.HEDDLE_PEERS_PYTHON ?? peerPython()
 }
 
 function peersFolder(): string {

@@ -15,6 +15,10 @@ export const modelShapes: Record<string, ModelShape> = {
     hiddenSize: 1024, layerCount: 28, headCount: 16, kvHeadCount: 8, headDim: 128,
     intermediateSize: 3072, vocabSize: 151936, tied: true,
   },
+  'qwen3-8b': {
+    hiddenSize: 4096, layerCount: 36, headCount: 32, kvHeadCount: 8, headDim: 128,
+    intermediateSize: 12288, vocabSize: 151936, tied: false,
+  },
   // One layer whose arithmetic costs next to nothing: what is left is the cost of a step.
   tiny: {
     hiddenSize: 64, layerCount: 1, headCount: 8, kvHeadCount: 8, headDim: 8,
@@ -75,6 +79,14 @@ export function elementCount(shape: readonly number[]): number {
 export function decodeWeightBytes(shape: ModelShape): number {
   const read = tensorsOf(shape).filter((tensor) => shape.tied || tensor.name !== 'model.embed_tokens.weight')
   return read.reduce((bytes, tensor) => bytes + 2 * elementCount(tensor.shape), 0)
+}
+
+// Floating-point operations of a prompt: two for each weight and token, the head for one row; attention over the causal half.
+export function prefillOperations(shape: ModelShape, tokens: number): number {
+  const inLayers = tensorsOf(shape).filter(({ name, norm }) => name.startsWith('model.layers.') && !norm)
+  const weights = inLayers.reduce((sum, tensor) => sum + elementCount(tensor.shape), 0)
+  const attention = 2 * shape.layerCount * shape.headCount * shape.headDim * tokens * tokens
+  return 2 * weights * tokens + 2 * shape.hiddenSize * shape.vocabSize + attention
 }
 
 export function configOf(shape: ModelShape): object {

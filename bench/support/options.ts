@@ -14,6 +14,8 @@ export interface BenchOptions {
   contextTokens: number
   decodeTokens: number
   prefillTokens: number[]
+  batches: number[] // sequences that decode together
+  devices: number[] // GPUs; ranks beyond their number share them
   cores: number
 }
 
@@ -31,6 +33,8 @@ export const usage = `usage: npm run bench -- [case ...] [options]
   --context N              tokens in the cache before decode is timed (default 128)
   --decode-tokens N        tokens timed a repeat (default 24)
   --prefill-tokens 128,512
+  --batches 1,8,32         sequences that decode together (case gpu)
+  --devices 0              GPUs of the case gpu, one rank each unless --tp is larger
   --data FOLDER            where synthetic checkpoints are kept (default $HEDDLE_BENCH_DATA, else ~/.cache/heddle-bench)
   --json FILE              write machine, options, results and every sample`
 
@@ -46,6 +50,8 @@ export function parseCommandLine(args: string[]): CommandLine {
       context: { type: 'string', default: '128' },
       'decode-tokens': { type: 'string', default: '24' },
       'prefill-tokens': { type: 'string', default: '128,512' },
+      batches: { type: 'string', default: '1,8,32' },
+      devices: { type: 'string', default: '0' },
       data: { type: 'string', default: process.env.HEDDLE_BENCH_DATA ?? join(homedir(), '.cache', 'heddle-bench') },
       json: { type: 'string' },
     },
@@ -63,6 +69,8 @@ export function parseCommandLine(args: string[]): CommandLine {
       contextTokens: count('--context', values.context),
       decodeTokens: count('--decode-tokens', values['decode-tokens']),
       prefillTokens: counts('--prefill-tokens', values['prefill-tokens']),
+      batches: counts('--batches', values.batches),
+      devices: values.devices.split(',').map((text) => count('--devices', String(Number(text) + 1)) - 1),
       cores: availableParallelism(),
     },
   }

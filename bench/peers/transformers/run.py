@@ -23,21 +23,66 @@ class Contender:
         torch.set_grad_enabled(False)
         transformers.logging.set_verbosity_error()
         self.torch = torch
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(command["folder"], dtype=torch.bfloat16).eval()
+        self.device = command.get("device", "cpu")
+        self.transformers = transformers
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(command["folder"], dtype=torch.bfloat16).eval().to(self.device)
         self.model.generation_config.eos_token_id = None
         return {"version": transformers.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
     def prefill(self, command):
         """Time to the first token, and that token: proof that all contenders run the same model."""
-        ids = self.torch.tensor([command["ids"]])
-        start = time.perf_counter()
+        ids = self.tensor([command["ids"]])
+        start = self.now()
         output = self.model(ids, use_cache=True, logits_to_keep=1)
         token = int(output.logits[0, -1].argmax())
-        return {"seconds": time.perf_counter() - start, "token": token}
+        return {"seconds": self.now() - start, "token": token}
+
+    def tensor(self, rows):
+        return self.torch.tensor(rows, device=self.device)
+
+    def now(self):
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def decode_batch(self, command):
+        """Seconds a step for several sequences, eager, over a cache that grows."""
+        output = self.model(self.tensor(command["rows"]), use_cache=True, logits_to_keep=1)
+        cache = output.past_key_values
+        token = output.logits[:, -1].argmax(-1, keepdim=True)
+        for step in range(command["skip"] + command["count"]):
+            if step == command["skip"]:
+                start = self.now()
+            output = self.model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            token = output.logits[:, -1].argmax(-1, keepdim=True)
+        return {"secondsPerStep": (self.now() - start) / command["count"]}
+
+    def decode_compiled(self, command):
+        """The same over a static cache, the forward pass compiled to CUDA graphs (mode reduce-overhead)."""
+        torch = self.torch
+        ids = self.tensor(command["rows"])
+        batch, length = ids.shape
+        total = command["skip"] + command["count"]
+        cache = self.transformers.StaticCache(config=self.model.config, max_batch_size=batch, max_cache_len=length + total + 8,
+                                              device=self.device, dtype=torch.bfloat16)
+        if not hasattr(self, "compiled"):
+            self.compiled = torch.compile(self.model.forward, mode="reduce-overhead", fullgraph=True)
+        position = torch.arange(length, device=self.device)
+        logits = self.model(ids, past_key_values=cache, cache_position=position, use_cache=True, logits_to_keep=1).logits
+        token = logits[:, -1].argmax(-1, keepdim=True).clone()
+        position = position[-1:] + 1
+        for step in range(total):
+            if step == command["skip"]:
+                start = self.now()
+            torch.compiler.cudagraph_mark_step_begin()
+            logits = self.compiled(token, past_key_values=cache, cache_position=position, use_cache=True, logits_to_keep=1).logits
+            token = logits[:, -1].argmax(-1, keepdim=True).clone()
+            position = position + 1
+        return {"secondsPerStep": (self.now() - start) / command["count"]}
 
     def decode(self, command):
         """Seconds a token, forward by forward over the cache: the loop without generate's own cost."""
-        output = self.model(self.torch.tensor([command["ids"]]), use_cache=True, logits_to_keep=1)
+        output = self.model(self.tensor([command["ids"]]), use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
         token = output.logits[:, -1].argmax(-1, keepdim=True)
         for step in range(command["skip"] + command["count"]):
@@ -60,7 +105,7 @@ class Contender:
             def end(self):
                 pass
 
-        ids = self.torch.tensor([command["ids"]])
+        ids = self.tensor([command["ids"]])
         total = command["skip"] + command["count"] + 1
         self.model.generate(ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=total, min_new_tokens=total,
                             do_sample=False, pad_token_id=0, streamer=Stamps())
