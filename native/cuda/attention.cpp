@@ -21,7 +21,9 @@ void check_limits(const AttentionSpec& spec) {
     invalid("at most " + std::to_string(kMaxHeads) + " heads on a rank, got " + std::to_string(spec.head_count) + " query and " +
             std::to_string(spec.kv_head_count) + " KV heads");
   }
-  if (spec.head_dim > kMaxHeadDim) invalid("a headDim of at most " + std::to_string(kMaxHeadDim) + ", got " + std::to_string(spec.head_dim));
+  if (spec.head_dim > kMaxHeadDim) {
+    invalid("a headDim of at most " + std::to_string(kMaxHeadDim) + ", got " + std::to_string(spec.head_dim));
+  }
   const int64_t rows = spec.block_count * spec.kv_head_count * spec.block_size;
   if (rows > INT32_MAX) invalid("at most " + std::to_string(INT32_MAX) + " keys in a cache, got " + std::to_string(rows));
 }
@@ -84,7 +86,7 @@ void attention(const Device& device, const AttentionCall& call) {
   if (call.shape.longest_part == 1) return attention_decode(device, p, call.shape);
   // A sequence of one token among longer ones has one query and maybe a long context, which the decode kernels share out better.
   p.decode_follows = call.shape.sequences > 1;
-  const bool tensor_cores = prefill_runs(device, p);
+  const bool tensor_cores = prefill_runs(p);
   attention_append(device, p, call.shape, tensor_cores);
   if (p.decode_follows) attention_decode(device, p, call.shape);
   if (tensor_cores) {

@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(kThreads) append_kernel(AttentionParameters p,
 void attention_append(const Device& device, const AttentionParameters& p, const StepShape& shape, bool queries) {
   with_type(p.cache_dtype, [&](auto type) {
     launch("attention append",
-           {.grid = dim3(static_cast<unsigned>(shape.tokens)), .block = dim3(kThreads), .stream = device.stream(), .dependent = device.dependent_launch()},
+           {.grid = dim3(static_cast<unsigned>(shape.tokens)), .block = dim3(kThreads), .stream = device.stream(),
+            .dependent = device.dependent_launch()},
            append_kernel<decltype(type)>, p, queries);
   });
 }

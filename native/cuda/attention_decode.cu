@@ -33,6 +33,7 @@ struct Decode {
     T fresh[2][HeadDim];                              // the new key and value
     float2 rotation[HeadDim / 2];
   };
+  static_assert(sizeof(Shared) <= kLeastSharedBytes);
   static_assert(sizeof(Shared::ring) >= kWarps * kHeads * (HeadDim * sizeof(float) + sizeof(float2)));
   static_assert(sizeof(Shared::ring) >= kHeads * kMaxSplits * sizeof(float));
 

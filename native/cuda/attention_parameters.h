@@ -1,5 +1,6 @@
 // What every attention kernel is given, by value, and which kernels there are. Rule: kernels know nothing of Views and Tensors.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -9,6 +10,7 @@ namespace heddle::cuda {
 
 constexpr int32_t kMaxHeads = 256;                    // query heads and KV heads of a rank: what HeadTable has room for
 constexpr int32_t kMaxHeadDim = 256;
+constexpr size_t kLeastSharedBytes = 99 * 1024;       // dynamic shared memory that a block can have on every GPU from sm_80 on
 
 // Query heads in the order of their KV head. Heads of one KV head need not be neighbours.
 struct HeadTable {
@@ -44,7 +46,7 @@ struct AttentionParameters {
   constexpr int64_t qkv_width() const { return int64_t{head_count + 2 * kv_head_count} * head_dim; }
 };
 
-// Rows of work that kernels share out: most query heads that one KV head has.
+// Most query heads that one KV head has.
 int32_t widest_group(const AttentionParameters& p);
 
 // Keys and values into the cache; with `queries` also normalised and rotated queries into y, where attention_prefill reads them.
@@ -54,7 +56,7 @@ void attention_append(const Device& device, const AttentionParameters& p, const 
 void attention_decode(const Device& device, const AttentionParameters& p, const StepShape& shape);
 
 // On tensor cores, for sequences whose keys are in the cache and whose prepared queries are in y.
-bool prefill_runs(const Device& device, const AttentionParameters& p);
+bool prefill_runs(const AttentionParameters& p);
 void attention_prefill(const Device& device, const AttentionParameters& p, const StepShape& shape);
 
 // The same for any head dimension and dtypes, with queries as they are in qkv.

@@ -30,6 +30,8 @@ struct Prefill {
     int32_t rows[2][kKeys];                           // cache rows of tiles to come; -1: none
   };
 
+  static_assert(sizeof(Shared) <= kLeastSharedBytes);
+
   // The queries of a block and the keys that they see.
   struct Work {
     int sequence;
@@ -349,7 +351,7 @@ bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 =
 
 }  // namespace
 
-bool prefill_runs(const Device&, const AttentionParameters& p) {
+bool prefill_runs(const AttentionParameters& p) {
   const bool known = p.head_dim == 64 || p.head_dim == 96 || p.head_dim == 128 || p.head_dim == 256;
   return known && p.cache_dtype != DType::float32 && p.y_dtype != DType::float32 && aligned(p.cache) && aligned(p.y);
 }

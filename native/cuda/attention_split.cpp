@@ -20,7 +20,8 @@ SplitPlan plan_split(const Device& device, const AttentionParameters& p, const S
   if (plan.splits == 1) return plan;
   const auto results = static_cast<size_t>(units * plan.splits * rows);
   const size_t stats_bytes = results * sizeof(float2);  // first: rows of `partial` then stay aligned to 16 bytes where rows is even
-  auto* memory = static_cast<unsigned char*>(device.scratch(Scratch::attention_partial, stats_bytes + results * static_cast<size_t>(plan.width) * sizeof(float)));
+  const size_t partial_bytes = results * static_cast<size_t>(plan.width) * sizeof(float);
+  auto* memory = static_cast<unsigned char*>(device.scratch(Scratch::attention_partial, stats_bytes + partial_bytes));
   plan.stats = reinterpret_cast<float2*>(memory);
   plan.partial = reinterpret_cast<float*>(memory + stats_bytes);
   plan.counters = static_cast<uint32_t*>(device.scratch(Scratch::attention_counter, static_cast<size_t>(units) * sizeof(uint32_t)));
@@ -28,7 +29,8 @@ SplitPlan plan_split(const Device& device, const AttentionParameters& p, const S
 }
 
 dim3 grid_of(const SplitPlan& plan, const AttentionParameters& p, const StepShape& shape) {
-  return dim3(static_cast<unsigned>(plan.splits), static_cast<unsigned>(p.kv_head_count * plan.chunks), static_cast<unsigned>(shape.sequences));
+  return dim3(static_cast<unsigned>(plan.splits), static_cast<unsigned>(p.kv_head_count * plan.chunks),
+              static_cast<unsigned>(shape.sequences));
 }
 
 size_t merge_bytes(const SplitPlan& plan, int warps) {

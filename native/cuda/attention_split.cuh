@@ -70,7 +70,7 @@ __device__ __forceinline__ void append_value(const AttentionParameters& p, const
   }
 }
 
-// Results of one warp, and of one block: `maxima` in units of log2, sums and values weighted by exp2(score - maximum).
+// Where the warps of a block leave their results: maxima in units of log2, sums and values weighted by exp2(score - maximum).
 struct MergeMemory {
   float2* stats;                                      // [warps, rows]: maximum, sum
   float* values;                                      // [warps, rows, width]
@@ -155,7 +155,8 @@ __device__ __forceinline__ void combine_parts(const AttentionParameters& p, cons
 
 // The results of the block's warps, in `memory` behind a barrier: to the output where this part is all there is, else to the other
 // blocks' results, which the last of them brings together. Ends the kernel: all threads of the block come here.
-__device__ __forceinline__ void finish_part(const AttentionParameters& p, const SplitPlan& plan, const SplitPart& part, MergeMemory memory) {
+__device__ __forceinline__ void finish_part(const AttentionParameters& p, const SplitPlan& plan, const SplitPart& part,
+                                            MergeMemory memory) {
   __shared__ bool last;
   const int warps = static_cast<int>(blockDim.x) / kLanes;
   const int vectors = plan.width / 4;

@@ -51,7 +51,8 @@ AttentionSpec spec_of(const Heads& heads, int64_t block_count) {
 
 // `tokens` new tokens of each of `sequences`, the last of them at context - 1; blocks lie anywhere.
 Step step_at(int64_t sequences, int64_t tokens, int64_t context) {
-  Step step = step_of(std::vector<int32_t>(static_cast<size_t>(sequences), static_cast<int32_t>(tokens)), static_cast<int32_t>(context - tokens));
+  const std::vector<int32_t> counts(static_cast<size_t>(sequences), static_cast<int32_t>(tokens));
+  Step step = step_of(counts, static_cast<int32_t>(context - tokens));
   const int64_t blocks = (context + kBlockSize - 1) / kBlockSize;
   step.block_table.resize(static_cast<size_t>(sequences * blocks));
   std::iota(step.block_table.begin(), step.block_table.end(), 0);
@@ -67,7 +68,8 @@ double seconds_of(const cuda::Device& device, const Heads& heads, int64_t sequen
   const Step host = step_at(sequences, tokens, context);
   const AttentionSpec spec = spec_of(heads, static_cast<int64_t>(host.block_table.size()));
   const std::vector<int64_t> shape = {2, spec.block_count, spec.kv_head_count, spec.block_size, spec.head_dim};
-  const auto cache_bytes = static_cast<size_t>(2 * spec.block_count * spec.kv_head_count * spec.block_size * spec.head_dim) * size_of(kType);
+  const int64_t elements = 2 * spec.block_count * spec.kv_head_count * spec.block_size * spec.head_dim;
+  const size_t cache_bytes = static_cast<size_t>(elements) * size_of(kType);
   const size_t layers = std::clamp<size_t>(4 * device.l2_bytes() / cache_bytes, 4, 64);
   std::vector<Tensor> caches;
   for (size_t i = 0; i < layers; ++i) {
@@ -87,7 +89,8 @@ double seconds_of(const cuda::Device& device, const Heads& heads, int64_t sequen
   const auto attend = [&] {
     for (Tensor& cache : caches) {
       const AttentionTensors tensors = {&cache, &inverse_frequencies, &norm, &norm};
-      cuda::attention(device, {.step = step.step, .shape = step.shape, .qkv = qkv.view(), .tensors = tensors, .spec = &spec, .y = y.view()});
+      cuda::attention(device,
+                      {.step = step.step, .shape = step.shape, .qkv = qkv.view(), .tensors = tensors, .spec = &spec, .y = y.view()});
     }
   };
   attend();                                           // makes scratch memory
@@ -98,9 +101,9 @@ double seconds_of(const cuda::Device& device, const Heads& heads, int64_t sequen
 void bench_decode(const cuda::Device& device, double bandwidth, const Heads& heads, int64_t sequences, int64_t context) {
   const double seconds = seconds_of(device, heads, sequences, 1, context);
   const double rate = static_cast<double>(2 * sequences * context * heads.kv * kHeadDim) * static_cast<double>(size_of(kType)) / seconds;
-  std::printf("decode  %3lld/%lld heads  batch %3lld  context %6lld  %9.2f us  %5.2f TB/s  %5.1f %% of read bandwidth\n", static_cast<long long>(heads.query),
-              static_cast<long long>(heads.kv), static_cast<long long>(sequences), static_cast<long long>(context), seconds * 1e6, rate * 1e-12,
-              100 * rate / bandwidth);
+  std::printf("decode  %3lld/%lld heads  batch %3lld  context %6lld  %9.2f us  %5.2f TB/s  %5.1f %% of read bandwidth\n",
+              static_cast<long long>(heads.query), static_cast<long long>(heads.kv), static_cast<long long>(sequences),
+              static_cast<long long>(context), seconds * 1e6, rate * 1e-12, 100 * rate / bandwidth);
 }
 
 void bench_prompt(const cuda::Device& device, const Heads& heads, int64_t tokens) {

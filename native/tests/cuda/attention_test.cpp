@@ -46,7 +46,11 @@ AttentionSpec spec_of(const Case& c, int64_t block_count) {
 class Harness {
  public:
   Harness(const Case& c, int64_t sequences, int64_t max_context, uint64_t seed = 1)
-      : case_(c), random_(seed), device_(0), rows_(static_cast<size_t>(sequences)), blocks_per_sequence_((max_context + c.block_size - 1) / c.block_size) {
+      : case_(c),
+        random_(seed),
+        device_(0),
+        rows_(static_cast<size_t>(sequences)),
+        blocks_per_sequence_((max_context + c.block_size - 1) / c.block_size) {
     reference_.spec = spec_of(c, sequences * blocks_per_sequence_ + 1);   // one block belongs to nobody
     reference_.cache_dtype = c.cache;
     for (int64_t i = 0; i < c.rope_dim / 2; ++i) {
@@ -117,10 +121,13 @@ class Harness {
     frequencies_ = vector(reference_.inverse_frequencies.empty() ? std::vector<float>{0} : reference_.inverse_frequencies);
     query_norm_ = vector(case_.norms ? reference_.query_norm : std::vector<float>{0});
     key_norm_ = vector(case_.norms ? reference_.key_norm : std::vector<float>{0});
-    tensors_ = {&cache_, case_.rope_dim > 0 ? &frequencies_ : nullptr, case_.norms ? &query_norm_ : nullptr, case_.norms ? &key_norm_ : nullptr};
+    tensors_ = {&cache_, case_.rope_dim > 0 ? &frequencies_ : nullptr, case_.norms ? &query_norm_ : nullptr,
+                case_.norms ? &key_norm_ : nullptr};
     blocks_.resize(static_cast<size_t>(spec.block_count));
     std::iota(blocks_.begin(), blocks_.end(), 0);
-    for (size_t i = blocks_.size(); i > 1; --i) std::swap(blocks_[i - 1], blocks_[static_cast<size_t>(random_.below(static_cast<int64_t>(i)))]);
+    for (size_t i = blocks_.size(); i > 1; --i) {
+      std::swap(blocks_[i - 1], blocks_[static_cast<size_t>(random_.below(static_cast<int64_t>(i)))]);
+    }
   }
 
   // Rounding of the output beside what a result in 16 bits of queries, weights and cache rows costs.
@@ -188,8 +195,8 @@ class Harness {
       if (t < rows.step.token_count()) {
         const auto [sequence, position] = rows.tokens[static_cast<size_t>(t)];
         // The reference is slow: of long prompts some rows stand for all.
-        const bool sample = rows.step.token_count() < 300 || position % 61 == 0 || position + 1 == static_cast<int64_t>(rows_[sequence].size());
-        if (sample) check_row(y.row(t), sequence, position);
+        const bool newest = position + 1 == static_cast<int64_t>(rows_[sequence].size());
+        if (rows.step.token_count() < 300 || position % 61 == 0 || newest) check_row(y.row(t), sequence, position);
       } else {
         check(std::all_of(y.row(t), y.row(t) + y.width, [](float value) { return std::isnan(value); }), "padding row ", t, " was written");
       }
@@ -198,15 +205,17 @@ class Harness {
 
   void check_unchanged(const std::vector<float>& actual, const std::vector<float>& expected) const {
     bool same = actual.size() == expected.size();
-    for (size_t i = 0; same && i < actual.size(); ++i) same = actual[i] == expected[i] || (std::isnan(actual[i]) && std::isnan(expected[i]));
+    for (size_t i = 0; same && i < actual.size(); ++i) {
+      same = actual[i] == expected[i] || (std::isnan(actual[i]) && std::isnan(expected[i]));
+    }
     check(same, "attention changed its input");
   }
 
   void check_row(const float* actual, size_t sequence, int64_t position) const {
     const std::vector<double> expected = reference_.output(rows_[sequence], position);
     for (size_t i = 0; i < expected.size(); ++i) {
-      if (!check_close(actual[i], expected[i], tolerance(), "sequence ", sequence, " position ", position, " element ", i, " head dim ", case_.head_dim,
-                       " context ", rows_[sequence].size())) {
+      if (!check_close(actual[i], expected[i], tolerance(), "sequence ", sequence, " position ", position, " element ", i, " head dim ",
+                       case_.head_dim, " context ", rows_[sequence].size())) {
         return;
       }
     }
@@ -227,23 +236,26 @@ class Harness {
     for (size_t row = 0; row < owned.size(); ++row) {
       if (owned[row]) continue;
       for (size_t i = 0; i < static_cast<size_t>(spec.head_dim); ++i) {
-        if (!check(std::isnan(actual[row * static_cast<size_t>(spec.head_dim) + i]), "cache row ", row, " was written, which no token owns")) return;
+        const float value = actual[row * static_cast<size_t>(spec.head_dim) + i];
+        if (!check(std::isnan(value), "cache row ", row, " was written, which no token owns")) return;
       }
     }
   }
 
-  void check_cache_row(const std::vector<float>& actual, std::vector<bool>& owned, size_t sequence, int64_t position, int64_t kv_head, bool value) const {
+  void check_cache_row(const std::vector<float>& actual, std::vector<bool>& owned, size_t sequence, int64_t position, int64_t kv_head,
+                       bool value) const {
     const AttentionSpec& spec = reference_.spec;
     const int64_t plane = (value ? spec.block_count : 0) + block_of(sequence, position / spec.block_size);
     const auto row = static_cast<size_t>((plane * spec.kv_head_count + kv_head) * spec.block_size + position % spec.block_size);
     owned[row] = true;
     const float* source = rows_[sequence][static_cast<size_t>(position)].data() +
                           (spec.head_count + (value ? spec.kv_head_count : 0) + kv_head) * spec.head_dim;
-    const std::vector<double> expected = value ? std::vector<double>(source, source + spec.head_dim) : reference_.head(source, reference_.key_norm, position);
+    const std::vector<double> expected =
+        value ? std::vector<double>(source, source + spec.head_dim) : reference_.head(source, reference_.key_norm, position);
     for (size_t i = 0; i < expected.size(); ++i) {
       const double tolerance = value ? 0 : std::abs(expected[i]) * 2.01 * rounding_of(case_.cache) + 2e-6;
-      if (!check_close(actual[row * expected.size() + i], value ? reference_.cached(expected[i]) : expected[i], tolerance, value ? "value" : "key",
-                       " of position ", position, " element ", i)) {
+      if (!check_close(actual[row * expected.size() + i], value ? reference_.cached(expected[i]) : expected[i], tolerance,
+                       value ? "value" : "key", " of position ", position, " element ", i)) {
         return;
       }
     }
@@ -293,7 +305,8 @@ HEDDLE_TEST(cuda_attention_of_mixed_dtypes) {
 
 HEDDLE_TEST(cuda_attention_rotates_and_normalizes) {
   for (const Case& c : {Case{.head_dim = 64, .rope_dim = 64}, Case{.head_dim = 64, .rope_dim = 64, .norms = true},
-                        Case{.head_dim = 64, .rope_dim = 24, .rope_scale = 1.3f, .norms = true}, Case{.head_dim = 10, .rope_dim = 6, .norms = true}}) {
+                        Case{.head_dim = 64, .rope_dim = 24, .rope_scale = 1.3f, .norms = true},
+                        Case{.head_dim = 10, .rope_dim = 6, .norms = true}}) {
     prefill_then_decode(c);
     prefill_then_decode(in_16_bits(c));
     prefill_then_decode(in_16_bits(c, DType::float16));
@@ -362,7 +375,8 @@ HEDDLE_TEST(cuda_attention_of_odd_blocks) {
 
 // Contexts on both sides of every border: tiles of 16 and 64 keys, splits of 64, blocks of 16.
 HEDDLE_TEST(cuda_attention_decodes_around_borders) {
-  for (const Case& c : {Case{.head_dim = 16, .kv_head_of_query = {0, 0}}, in_16_bits({.head_dim = 64, .kv_head_of_query = heads_of_one(4), .rope_dim = 64})}) {
+  for (const Case& c : {Case{.head_dim = 16, .kv_head_of_query = {0, 0}},
+                        in_16_bits({.head_dim = 64, .kv_head_of_query = heads_of_one(4), .rope_dim = 64})}) {
     for (const int32_t first : {14, 62, 127, 190}) {
       Harness harness(c, 1, 200);
       harness.step({first});
@@ -416,7 +430,8 @@ HEDDLE_TEST(cuda_attention_skips_the_padding_of_a_bucket) {
 }
 
 HEDDLE_TEST(cuda_attention_replays_one_graph_at_growing_contexts) {
-  for (const Case& c : {Case{.head_dim = 16, .kv_head_of_query = {0, 0}}, in_16_bits({.head_dim = 64, .kv_head_of_query = {0, 0, 1}, .kv_head_count = 2, .rope_dim = 64})}) {
+  for (const Case& c : {Case{.head_dim = 16, .kv_head_of_query = {0, 0}},
+                        in_16_bits({.head_dim = 64, .kv_head_of_query = {0, 0, 1}, .kv_head_count = 2, .rope_dim = 64})}) {
     Harness harness(c, 2, 200);
     harness.step({60, 125});                          // on the way one more part of the keys comes into use
     harness.decode_by_graph(9);

@@ -32,7 +32,8 @@ double read_bandwidth(const cuda::Device& device) {
   cuda::check(cudaMemsetAsync(memory.data(), 0x5a, memory.bytes(), device.stream()), "read bandwidth");
   auto* sink = reinterpret_cast<uint32_t*>(static_cast<unsigned char*>(memory.data()) + kBytes);
   const double seconds = median_seconds(device, 9, [&] {
-    cuda::launch("read bandwidth", {.grid = dim3(static_cast<unsigned>(device.sm_count()) * 4), .block = dim3(kThreads), .stream = device.stream()},
+    const dim3 grid(static_cast<unsigned>(device.sm_count()) * 4);
+    cuda::launch("read bandwidth", {.grid = grid, .block = dim3(kThreads), .stream = device.stream()},
                  read_kernel, static_cast<const uint4*>(memory.data()), static_cast<int64_t>(kBytes / 16), sink);
   });
   return static_cast<double>(kBytes) / seconds;
