@@ -35,6 +35,7 @@ CudaBackend::CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator&
       state_(device_, slots_, 1, 1) {
   device_.matmul = matmul_.get();
   communicator_.attach(device_);
+  communicator_.lockstep(runs_node_by_node());          // executors do that for each step
 }
 
 // Kernels may still use the memory that goes now.
@@ -43,8 +44,7 @@ CudaBackend::~CudaBackend() { (void)cudaStreamSynchronize(device_.stream()); }
 std::string CudaBackend::description() const { return "cuda:" + std::to_string(device_.ordinal()) + " " + device_.name(); }
 
 Buffer CudaBackend::allocate(size_t bytes) {
-  const std::string what = "rank " + std::to_string(device_.rank());
-  Buffer buffer = device_memory(bytes, what.c_str());
+  Buffer buffer = device_.allocate(bytes, "a tensor");
   if (bytes > 0) check(cudaMemsetAsync(buffer.data(), 0, bytes, device_.stream()), "allocate");
   check(cudaStreamSynchronize(device_.stream()), "allocate");  // whoever fills it may use another stream
   return buffer;

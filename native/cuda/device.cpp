@@ -73,6 +73,10 @@ bool Device::capturing() const {
   return status != cudaStreamCaptureStatusNone;
 }
 
+Buffer Device::allocate(size_t bytes, const char* what) const {
+  return device_memory(bytes, ("rank " + std::to_string(rank_) + ": " + what).c_str());
+}
+
 // What is outgrown is kept, not freed: cudaFree waits for the whole GPU, where a kernel of another rank may be waiting for this one.
 // Sizes grow by half at least, so what is kept is at most twice what is in use.
 void* Device::scratch(Scratch kind, size_t bytes) const {
@@ -84,7 +88,7 @@ void* Device::scratch(Scratch kind, size_t bytes) const {
   }
   constexpr size_t kGranularity = 64 * 1024;
   const size_t wanted = std::max({bytes, buffer.bytes() + buffer.bytes() / 2, kGranularity});
-  Buffer grown = device_memory((wanted + kGranularity - 1) / kGranularity * kGranularity, name_of(kind));
+  Buffer grown = allocate((wanted + kGranularity - 1) / kGranularity * kGranularity, name_of(kind));
   check(cudaMemsetAsync(grown.data(), 0, grown.bytes(), stream_.get()), name_of(kind));
   std::swap(buffer, grown);
   if (grown.data()) outgrown_.push_back(std::move(grown));

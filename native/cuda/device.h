@@ -43,6 +43,9 @@ class Device {
   const std::string& name() const { return name_; }                  // "NVIDIA H200"
   bool dependent_launch() const { return compute_capability_ >= 90; }
 
+  // Not zeroed. Throws out_of_memory naming the rank, `what`, the need and the free bytes.
+  Buffer allocate(size_t bytes, const char* what) const;
+
   // At least `bytes` of the kind, zeroed when it is made or grows; a larger request of the same kind moves it, and kernels that were
   // submitted before keep the old memory. It must not grow while a graph is captured: then it throws device_failed. Whoever captures
   // runs the same step eagerly first.

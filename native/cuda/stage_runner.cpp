@@ -25,7 +25,7 @@ StageRunner::StageRunner(const ProgramPlan& program, DType dtype, bool fuse, con
   options.fuses_all_reduce = [this](const Schedule& schedule, const Stage& stage) { return fuses(schedule, stage); };
   schedule_ = make_schedule(program, options);
   made_.resize(program.nodes.size());
-  workspace_ = device_memory(std::max<size_t>(schedule_.workspace_bytes, 64), "the workspace of a program");
+  workspace_ = device.allocate(std::max<size_t>(schedule_.workspace_bytes, 64), "the workspace of a program");
 }
 
 // Asked for the smallest step; a larger one that the communicator refuses runs node by node.
@@ -152,14 +152,8 @@ void StageRunner::need_norm(int32_t index, const StepRun& run) {
 
 void StageRunner::run_sample(int32_t index, const StepRun& run) {
   const View logits = view(input(index), run.shape);
-  if (most_columns_ == 0) most_columns_ = most_of_ranks(logits.width);
+  if (most_columns_ == 0) most_columns_ = most_columns(logits.width, communicator_);
   sample(device_, {run.step, run.shape, logits, node(index).sample, run.methods, most_columns_}, communicator_);
-}
-
-int64_t StageRunner::most_of_ranks(int64_t mine) {
-  std::vector<int64_t> all(static_cast<size_t>(communicator_.size()));
-  communicator_.exchange(&mine, sizeof(mine), all.data());
-  return *std::max_element(all.begin(), all.end());
 }
 
 // The sum may have the memory of either term; the operation expects it to be that of the first.

@@ -46,7 +46,6 @@ class StageRunner {
   void run_node(int32_t index, const StepRun& run);
   void need_norm(int32_t index, const StepRun& run);
   void run_sample(int32_t index, const StepRun& run);
-  int64_t most_of_ranks(int64_t mine);
   void run_add(View a, View b, View y);
   void run_sum(View x, View y);
   void upload(const HostMatrix& matrix, View y);

@@ -85,7 +85,7 @@ void expect_room(const Step& step, const StepShape& room) {
 }  // namespace
 
 SlotTokens::SlotTokens(const Device& device)
-    : last_tokens_(device_memory(kMaxSlots * sizeof(int32_t), "sampled tokens")), sampled_(static_cast<size_t>(kMaxSlots), false) {
+    : last_tokens_(device.allocate(kMaxSlots * sizeof(int32_t), "sampled tokens")), sampled_(static_cast<size_t>(kMaxSlots), false) {
   cuda::check(cudaMemsetAsync(last_tokens_.data(), 0, last_tokens_.bytes(), device.stream()), "sampled tokens");
 }
 
@@ -130,7 +130,7 @@ void StepState::reserve_results(int64_t sequences) {
   const size_t bytes = static_cast<size_t>(sequences) * sizeof(int32_t);
   if (bytes <= sampled_.bytes()) return;
   expect_no_capture();
-  Buffer grown = device_memory(std::max(bytes, 2 * sampled_.bytes()), "results of sampling");
+  Buffer grown = device_.allocate(std::max(bytes, 2 * sampled_.bytes()), "results of sampling");
   std::swap(sampled_, grown);
   outgrown_.push_back(std::move(grown));
   ++epoch_;
@@ -140,7 +140,7 @@ void StepState::reserve(size_t bytes) {
   if (bytes <= block_.bytes()) return;
   expect_no_capture();
   const size_t wanted = std::max(bytes, 2 * block_.bytes());
-  Buffer grown = device_memory(wanted, "a step's arrays");
+  Buffer grown = device_.allocate(wanted, "a step's arrays");
   std::array<Buffer, kRing> memory;
   for (Buffer& buffer : memory) buffer = pinned_memory(wanted);
   std::swap(block_, grown);

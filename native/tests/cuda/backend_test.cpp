@@ -116,6 +116,9 @@ HEDDLE_TEST(cuda_backend_too_much_memory_says_what_is_free_and_breaks_nothing) {
   check_throws(ErrorCode::out_of_memory, [&] { rank.backend.allocate(size_t{1} << 46); }, "64 TiB");
   const std::string text = message_of_error([&] { rank.backend.allocate(size_t{1} << 46); });
   check(contains(text, "rank 0") && contains(text, std::to_string(size_t{1} << 46)) && contains(text, "free"), "text: ", text);
+  const std::string scratch = message_of_error([&] { rank.backend.device().scratch(cuda::Scratch::sample, size_t{1} << 46); });
+  check(contains(scratch, "rank 0") && contains(scratch, "sampling") && contains(scratch, "free"), "text: ", scratch);
+  check(rank.backend.device().scratch(cuda::Scratch::sample, 100) != nullptr, "scratch after a request that failed");
   check(rank.backend.allocate(100).data() != nullptr, "a later request");
   rank.backend.synchronize();
 }
