@@ -17,7 +17,7 @@ endif()
 add_library(heddle_flags INTERFACE)
 target_compile_options(heddle_flags INTERFACE -Wall -Wextra $<$<CONFIG:Release>:-O3>)
 if(HEDDLE_WERROR)
-  target_compile_options(heddle_flags INTERFACE -Werror)
+  target_compile_options(heddle_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)   # nvcc: see heddle_cuda_target
 endif()
 if(HEDDLE_SANITIZE)
   set(_sanitize -fsanitize=${HEDDLE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1)
