@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 'use strict'
-// Builds and runs the Node-free native tests: plain, or with sanitizers (`address,undefined` or `thread`) in a build folder of their own.
-// Rule: the binary's last line, "N passed, N failed", is what counts; without it the run failed.
+// Builds and runs the Node-free native tests, of the core and of the CUDA backend on its emulator: plain, or with sanitizers
+// (`address,undefined` or `thread`) in a build folder of their own. A plain run also builds what jest loads: the emulated backend.
+// Rule: a program's last line, "N passed, N failed", is what counts; without it the run failed.
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
@@ -13,6 +14,8 @@ const summary = require('./summary.js')
 const minutes = 60_000
 const quiet = { stdio: ['ignore', 'ignore', 'inherit'] }
 const folders = { '': 'build-cmake', 'address,undefined': 'build-asan', thread: 'build-tsan' }
+const programs = ['heddle_tests', 'heddle_cuda_emulated_tests']
+const libraries = { HEDDLE_CUBLASLT_LIB: 'libheddle_fake_cublaslt.so', HEDDLE_NCCL_LIB: 'libheddle_fake_nccl.so' }
 
 /** A plain run shares the objects of the addon's build; a sanitized one has its own and needs no Node headers. */
 function configure(folder, sanitizers) {
@@ -22,10 +25,17 @@ function configure(folder, sanitizers) {
   return run('cmake', ['-S', root, '-B', folder, ...options], quiet) === 0
 }
 
-/** Returns whether the binary was built. */
+/** Returns whether the programs were built. */
 function build(folder, sanitizers) {
+  const targets = sanitizers ? programs : [...programs, 'heddle_cuda_emulated']
   return configure(folder, sanitizers) &&
-    run('cmake', ['--build', folder, '--target', 'heddle_tests', '--parallel', jobCount()], quiet) === 0
+    run('cmake', ['--build', folder, '--target', ...targets, '--parallel', jobCount()], quiet) === 0
+}
+
+/** Where CMake left a library: cmake-js has a folder for them. */
+function built(folder, name) {
+  const inRelease = path.join(folder, 'Release', name)
+  return fs.existsSync(inRelease) ? inRelease : path.join(folder, name)
 }
 
 /** The thread sanitizer of older compilers cannot start where the kernel randomizes addresses widely: that is switched off if it can be. */
@@ -33,22 +43,32 @@ function fixedAddresses() {
   return spawnSync('setarch', ['-R', 'true']).status === 0 ? ['setarch', '-R'] : []
 }
 
-function execute(folder, filters) {
-  const env = {
-    ASAN_OPTIONS: 'detect_leaks=1:detect_stack_use_after_return=1',
+/** The stacks of the emulator's fibers are its own: copies of them, which find a use after return, would be made at each switch. */
+function environment(folder, program) {
+  const emulated = program.includes('emulated')
+  const standIns = Object.entries(libraries).map(([variable, name]) => [variable, built(folder, name)])
+  return {
+    ASAN_OPTIONS: `detect_leaks=1:detect_stack_use_after_return=${emulated ? 0 : 1}`,
     UBSAN_OPTIONS: 'print_stacktrace=1',
     TSAN_OPTIONS: 'second_deadlock_stack=1',
+    ...(emulated ? Object.fromEntries(standIns) : {}),
     ...process.env,
   }
-  const [command, ...args] = [...fixedAddresses(), path.join(folder, 'heddle_tests'), ...filters]
+}
+
+/** Runs one program. That the filters select none of its tests is no failure: the other program may have some. */
+function execute(folder, program, filters) {
+  const [command, ...args] = [...fixedAddresses(), path.join(folder, program), ...filters]
+  const env = environment(folder, program)
   const options = { cwd: root, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], timeout: 15 * minutes, maxBuffer: 1 << 26 }
   const result = spawnSync(command, args, options)
   const counts = /(\d+) passed, (\d+) failed\s*$/.exec(result.stdout)
   process.stdout.write(counts ? result.stdout.slice(0, counts.index) : result.stdout)
   const end = result.signal ?? result.error?.message ?? `status ${result.status}`
-  if (!counts) console.error(`heddle: the native tests ended early (${end})`)
+  if (!counts) console.error(`heddle: ${program} ended early (${end})`)
   const [passed, failed] = counts ? [Number(counts[1]), Number(counts[2])] : [0, 1]
-  return { passed, failed: result.status === 0 ? failed : Math.max(failed, 1) }
+  const none = filters.length > 0 && counts && passed + failed === 0
+  return { passed, failed: result.status === 0 || none ? failed : Math.max(failed, 1) }
 }
 
 /** Returns the recorded counts. `sanitizers` is '' for a plain run. */
@@ -56,8 +76,10 @@ function nativeTests(sanitizers, filters = []) {
   const step = sanitizers ? `native tests (${sanitizers})` : 'native tests'
   console.log(`heddle: ${step}`)
   const folder = path.join(root, folders[sanitizers])
-  const { passed, failed } = build(folder, sanitizers) ? execute(folder, filters) : { passed: 0, failed: 1 }
-  return summary.record(step, passed, failed)
+  if (!build(folder, sanitizers)) return summary.record(step, 0, 1)
+  const results = programs.map((program) => execute(folder, program, filters))
+  const sum = (key) => results.reduce((total, result) => total + result[key], 0)
+  return summary.record(step, sum('passed'), Math.max(sum('failed'), sum('passed') === 0 ? 1 : 0))
 }
 
 module.exports = { nativeTests }

@@ -23,15 +23,10 @@ template <class... Parameters, class... Arguments>
 void launch(const char* where, const Launch& spec, void (*kernel)(Parameters...), Arguments&&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments));
 #if defined(HEDDLE_CUDA_EMULATED)
-  check(emulator::launch(spec.grid, spec.block, spec.shared_bytes, spec.stream,
-                         [kernel, ... values = static_cast<Parameters>(arguments)] { kernel(values...); }),
+  check(emulator::launch_kernel(where, spec.grid, spec.block, spec.shared_bytes, spec.stream, kernel, static_cast<Parameters>(arguments)...),
         where);
 #else
-  if (spec.shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(spec.shared_bytes)),
-          where);
-  }
+  if (spec.shared_bytes > 48 * 1024) allow_shared_bytes(reinterpret_cast<const void*>(kernel), spec.shared_bytes, where);
   cudaLaunchConfig_t config = {};
   config.gridDim = spec.grid;
   config.blockDim = spec.block;

@@ -45,7 +45,7 @@ class OnDevice {
 
 template <class... P, class... A>
 cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...), A... arguments) {
-  return emulator::launch(grid, block, shared_bytes, nullptr, [=] { kernel(static_cast<P>(arguments)...); }, "test");
+  return emulator::launch_kernel("test", grid, block, shared_bytes, nullptr, kernel, static_cast<P>(arguments)...);
 }
 
 // A variable of the environment for a scope.
@@ -443,6 +443,7 @@ __global__ void part_ways_in_warp(float* out) {
 __global__ void half_mask(float* out) {
   if (threadIdx.x < 16) *out = __shfl_xor_sync(0xffffu, 1.0f, 1);
 }
+__global__ void load_from_odd_address(const uint32_t* in, uint4* out) { *out = ptx::load_streaming(in + 1); }
 __global__ void overrun() { emulator::dynamic_shared()[64 + threadIdx.x % 2] = 1; }
 __global__ void throw_text() { throw std::runtime_error("thrown text"); }
 
@@ -453,6 +454,12 @@ HEDDLE_TEST(emulator_finds_threads_that_would_wait_for_ever) {
   expect_failure("different barriers", 64, part_ways);
   expect_failure("different operations", 64, part_ways_in_warp, out.get());
   expect_failure("mask is not full", 32, half_mask, out.get());
+}
+
+HEDDLE_TEST(emulator_finds_vector_accesses_that_are_not_aligned) {
+  const OnDevice<uint32_t> in(std::vector<uint32_t>(8));
+  const OnDevice<uint4> out(std::vector<uint4>(1));
+  expect_failure("not aligned", 1, load_from_odd_address, in.get(), out.get());
 }
 
 #if !defined(__SANITIZE_ADDRESS__)
@@ -474,6 +481,15 @@ HEDDLE_TEST(emulator_refuses_what_no_gpu_would_launch) {
   const Setting setting("HEDDLE_EMULATOR_COMPUTE_CAPABILITY", "80");
   check(run(1, 1, 164 * 1024, write_index, out.get()) == cudaErrorInvalidValue, "too much for sm_80");
   cudaGetLastError();
+}
+
+HEDDLE_TEST(emulator_refuses_addresses_of_the_host) {
+  std::vector<int> host(64);
+  int* pinned = nullptr;
+  check(cudaMallocHost(&pinned, 256) == cudaSuccess, "pinned memory");
+  check(run(1, 32, 0, write_index, host.data()) == cudaErrorIllegalAddress, "pageable memory");
+  check(run(1, 32, 0, write_index, pinned) == cudaSuccess && pinned[31] == 31, "page-locked memory");
+  cudaFreeHost(pinned);
 }
 
 HEDDLE_TEST(emulator_fails_the_launch_that_was_named) {

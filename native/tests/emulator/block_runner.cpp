@@ -99,10 +99,11 @@ void BlockRunner::run_thread(KernelThread& thread) {
   try {
     (*kernel_)();
   } catch (const std::exception& error) {
-    fail(std::string("the kernel threw: ") + error.what());
+    failure_ = std::string("the kernel threw: ") + error.what();
   } catch (...) {
-    fail("the kernel threw");
+    failure_ = "the kernel threw";
   }
+  if (!failure_.empty()) give_up();
   thread.ended = true;
   ++ended_;
   released(&grid_);
@@ -131,14 +132,22 @@ void BlockRunner::leave_for(Fiber& from, KernelThread& next) {
 void BlockRunner::suspend(KernelThread& thread) {
   pauses_ = 0;
   KernelThread* next = pop();
-  if (!next) fail(description_of_deadlock());
+  if (!next) {
+    failure_ = description_of_deadlock();
+    give_up();
+  }
   leave_for(*thread.fiber, *next);
 }
 
-void BlockRunner::fail(const std::string& what) {
-  failure_ = what;
+// Called where no text is alive any more, since nothing on this stack will be destroyed.
+void BlockRunner::give_up() {
   current().fiber->switch_to(*main_);
   __builtin_unreachable();  // nobody switches back
+}
+
+void BlockRunner::fail(const char* what, Where where) {
+  failure_ = std::string(what) + " at " + text_of(where);
+  give_up();
 }
 
 // ---- what threads wait for ----
@@ -146,8 +155,9 @@ void BlockRunner::fail(const std::string& what) {
 int BlockRunner::barrier(int value, Where where) {
   KernelThread& thread = current();
   if (!at_barrier_.empty() && !same(where, at_barrier_.front()->where)) {
-    fail("threads of a block are at different barriers: thread " + text_of(thread.index) + " at " + text_of(where) + ", thread " +
-         text_of(at_barrier_.front()->index) + " at " + text_of(at_barrier_.front()->where));
+    failure_ = "threads of a block are at different barriers: thread " + text_of(thread.index) + " at " + text_of(where) + ", thread " +
+               text_of(at_barrier_.front()->index) + " at " + text_of(at_barrier_.front()->where);
+    give_up();
   }
   thread.where = where;
   thread.waits_for_warp = false;
@@ -173,8 +183,9 @@ void BlockRunner::warp_operation(WarpOperation operation, void* argument, Where 
     warp.operation = operation;
     warp.where = where;
   } else if (warp.operation != operation || !same(warp.where, where)) {
-    fail("lanes of a warp are at different operations: thread " + text_of(thread.index) + " at " + text_of(where) + ", others at " +
-         text_of(warp.where));
+    failure_ = "lanes of a warp are at different operations: thread " + text_of(thread.index) + " at " + text_of(where) + ", others at " +
+               text_of(warp.where);
+    give_up();
   }
   warp.arguments[thread.lane] = argument;
   warp.waiting[thread.lane] = &thread;
@@ -354,7 +365,7 @@ void copy_async_wait(int groups_under_way) {
   thread.copies.resize(kept);
 }
 
-void fail_kernel(const char* what, Where where) { runner->fail(std::string(what) + " at " + text_of(where)); }
+void fail_kernel(const char* what, Where where) { runner->fail(what, where); }
 
 void run_vote(void* const* lanes, unsigned lane_count) {
   uint32_t ballot = 0;

@@ -50,7 +50,7 @@ class BlockRunner {
   void warp_operation(WarpOperation operation, void* argument, Where where);
   void pause();
   void copy(void* target, const void* source, bool valid);
-  [[noreturn]] void fail(const std::string& what);
+  [[noreturn]] void fail(const char* what, Where where);
   Warp& warp_of(const KernelThread& thread) { return warps_[thread.warp]; }
   static KernelThread& current();
 
@@ -63,6 +63,7 @@ class BlockRunner {
   void end_thread(KernelThread& thread);     // returns where the fiber is to run `current_thread`
   void suspend(KernelThread& thread);
   void leave_for(Fiber& from, KernelThread& next);
+  [[noreturn]] void give_up();               // the block, for the reason in failure_
   void push(KernelThread& thread);
   KernelThread* pop();
   Fiber& take_fiber();

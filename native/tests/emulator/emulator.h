@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace heddle::emulator {
@@ -23,6 +24,25 @@ namespace heddle::emulator {
 // Runs `kernel` once for each thread of the grid, or records that while the stream is captured. The error is the refusal of a launch
 // that no GPU would take, or what went wrong inside the kernel: then the device stays broken, as a real one.
 cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel, const char* name = "");
+
+// Whether kernels can reach the address: memory of a device, page-locked memory of the host, or none.
+bool reachable(const void* address);
+
+template <class T>
+bool is_reachable_argument(const T& value) {
+  if constexpr (std::is_pointer_v<T>) {
+    if constexpr (!std::is_function_v<std::remove_pointer_t<T>>) return reachable(const_cast<const void*>(static_cast<const volatile void*>(value)));
+  }
+  return true;
+}
+
+// The same for a kernel and its arguments. One that is an address of the host's own memory is refused: a GPU fails where it uses it.
+template <class... P>
+cudaError_t launch_kernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, void (*kernel)(P...),
+                          std::type_identity_t<P>... arguments) {
+  if (!(is_reachable_argument(arguments) && ...)) return cudaErrorIllegalAddress;
+  return launch(grid, block, shared_bytes, stream, [kernel, ... values = arguments] { kernel(values...); }, name);
+}
 
 struct Counters {
   int64_t streams, events, graphs, graph_execs;                          // alive

@@ -88,14 +88,20 @@ void run_matrix_load_transposed(void* const* lanes, unsigned lane_count) { load_
 void run_mma_bfloat16(void* const* lanes, unsigned lane_count) { multiply<bfloat16_to_float>(lanes, lane_count); }
 void run_mma_float16(void* const* lanes, unsigned lane_count) { multiply<float16_to_float>(lanes, lane_count); }
 
+void expect_aligned(const void* address, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes != 0) fail_kernel("an access that is not aligned to its size", Where::current());
+}
+
 // One instruction of 16 bytes, which processors with AVX never tear.
 #if defined(__x86_64__)
 void store_16(void* address, uint4 value) {
+  expect_aligned(address, 16);
   __m128i v;
   std::memcpy(&v, &value, 16);
   asm volatile("movdqa %1, %0" : "=m"(*static_cast<__m128i*>(address)) : "x"(v));
 }
 uint4 load_16(const void* address) {
+  expect_aligned(address, 16);
   __m128i v;
   asm volatile("movdqa %1, %0" : "=x"(v) : "m"(*static_cast<const __m128i*>(address)));
   uint4 value;
@@ -105,11 +111,13 @@ uint4 load_16(const void* address) {
 #else
 __extension__ typedef unsigned __int128 Wide;
 void store_16(void* address, uint4 value) {
+  expect_aligned(address, 16);
   Wide v;
   std::memcpy(&v, &value, 16);
   __atomic_store_n(static_cast<Wide*>(address), v, __ATOMIC_RELAXED);
 }
 uint4 load_16(const void* address) {
+  expect_aligned(address, 16);
   const Wide v = __atomic_load_n(static_cast<const Wide*>(address), __ATOMIC_RELAXED);
   uint4 value;
   std::memcpy(&value, &v, 16);

@@ -23,6 +23,9 @@ struct MatrixProduct {
 void run_mma_bfloat16(void* const* lanes, unsigned lane_count);
 void run_mma_float16(void* const* lanes, unsigned lane_count);
 
+// A GPU's vector accesses fail elsewhere.
+void expect_aligned(const void* address, size_t bytes);
+
 // Never torn, in the order of no other access.
 void store_16(void* address, uint4 value);
 uint4 load_16(const void* address);
@@ -34,10 +37,17 @@ namespace heddle::cuda::ptx {
 
 using emulator::Where;
 
-inline uint4 load_streaming(const void* address) { return *static_cast<const uint4*>(address); }
+inline uint4 load_streaming(const void* address) {
+  emulator::expect_aligned(address, 16);
+  return *static_cast<const uint4*>(address);
+}
 inline void prefetch_l2(const void*) {}
 
-inline void copy_async_16(void* shared, const void* global, bool valid = true) { emulator::copy_async_16(shared, global, valid); }
+inline void copy_async_16(void* shared, const void* global, bool valid = true) {
+  emulator::expect_aligned(shared, 16);
+  if (valid) emulator::expect_aligned(global, 16);
+  emulator::copy_async_16(shared, global, valid);
+}
 inline void copy_async_commit() { emulator::copy_async_commit(); }
 template <int N>
 void copy_async_wait() {
@@ -73,9 +83,11 @@ inline void store_release_system(uint32_t* address, uint32_t value) { __atomic_s
 inline uint32_t load_acquire_system(const uint32_t* address) { return __atomic_load_n(address, __ATOMIC_ACQUIRE); }
 
 inline void store_volatile_8(void* address, uint2 v) {
+  emulator::expect_aligned(address, 8);
   __atomic_store_n(static_cast<uint64_t*>(address), uint64_t{v.y} << 32 | v.x, __ATOMIC_RELAXED);
 }
 inline uint2 load_volatile_8(const void* address) {
+  emulator::expect_aligned(address, 8);
   const uint64_t v = __atomic_load_n(static_cast<const uint64_t*>(address), __ATOMIC_RELAXED);
   return {static_cast<uint32_t>(v), static_cast<uint32_t>(v >> 32)};
 }

@@ -11,7 +11,7 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(HEDDLE_EMULATOR_TSAN)   // this file is not instrumented
 #include <sanitizer/tsan_interface.h>
 #endif
 #if !defined(__x86_64__) && !defined(__aarch64__)
@@ -23,7 +23,7 @@ namespace heddle::emulator {
 namespace {
 
 constexpr size_t kGuardBytes = 64 * 1024;   // a multiple of every page size in use
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(HEDDLE_EMULATOR_TSAN)
 constexpr size_t kStackBytes = 512 * 1024;  // frames are larger
 #else
 constexpr size_t kStackBytes = 128 * 1024;
@@ -147,14 +147,14 @@ Fiber::Fiber(size_t colour) {
   top_ = memory_ + kStackBytes - colour % kColours * kColourBytes;
   bottom_ = memory_;
   size_ = kStackBytes;
-#if defined(__SANITIZE_THREAD__)
+#if defined(HEDDLE_EMULATOR_TSAN)
   sanitizer_fiber_ = __tsan_create_fiber(0);
 #endif
 }
 
 Fiber::~Fiber() {
   if (!memory_) return;
-#if defined(__SANITIZE_THREAD__)
+#if defined(HEDDLE_EMULATOR_TSAN)
   __tsan_destroy_fiber(sanitizer_fiber_);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
@@ -176,9 +176,9 @@ void Fiber::switch_to(Fiber& to) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&fake_stack_, to.bottom_, to.size_);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(HEDDLE_EMULATOR_TSAN)
   if (!sanitizer_fiber_) sanitizer_fiber_ = __tsan_get_current_fiber();
-  __tsan_switch_to_fiber(to.sanitizer_fiber_, 0);
+  __tsan_switch_to_fiber(to.sanitizer_fiber_, __tsan_switch_to_fiber_no_sync);  // a switch orders nothing
 #endif
   jump(&stack_pointer_, to.stack_pointer_);
   finish_switch();

@@ -157,6 +157,13 @@ bool find_allocation(const void* address, size_t bytes, Allocation& found, bool&
   return true;
 }
 
+// The end of an allocation counts: a kernel may get a range.
+bool reachable(const void* address) {
+  Allocation found;
+  bool whole = false;
+  return !address || find_allocation(address, 1, found, whole) || find_allocation(static_cast<const char*>(address) - 1, 1, found, whole);
+}
+
 void count_memory(Counters& counters) {
   const std::lock_guard lock(memory().mutex);
   for (const auto& [address, allocation] : memory().allocations) {
