@@ -43,6 +43,12 @@ class Patience {
   bool broken_ = false;
 };
 
+// Lets the next kernel begin its prologue, at the start of a kernel that waits for peers. Not where ranks share the GPU: blocks of the next
+// kernel that wait for this one would take the places of those of a peer that this one waits for.
+__device__ __forceinline__ void launch_dependents(const Peers& peers) {
+  if (!peers.share_gpu) ptx::dependency_launch();
+}
+
 // Eight bytes of payload travel as 16: word, flag, word, flag. Each half is stored at once, so a word whose flag is there is there.
 __device__ __forceinline__ void send_flagged(unsigned char* slot, int64_t index, uint2 payload, uint32_t epoch) {
   ptx::store_volatile_16(slot + index * 16, make_uint4(payload.x, epoch, payload.y, epoch));

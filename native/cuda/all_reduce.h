@@ -63,6 +63,7 @@ struct Peers {
   int rank = 0;
   int size = 1;
   int blocks = 1;                                     // of a launch at most
+  bool share_gpu = false;                             // two of them are on one GPU
   uint64_t timeout_nanoseconds = 0;
   CollectiveSignals* signals = nullptr;
   unsigned char* staging[kMaxPeers] = {};             // of every rank

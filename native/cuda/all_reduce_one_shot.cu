@@ -1,5 +1,5 @@
 // All-reduce of few bytes: one exchange, no fence, no barrier among blocks. Data and flag travel in the same words, double-buffered:
-// a rank sends for epoch e + 2 only after it has received e + 1 of a peer, which that peer sent after it had read e.
+// a block sends for epoch e + 2 only after it has received e + 1 of its peers, which they sent after they had read e.
 #include <algorithm>
 
 #include "cuda/all_reduce.cuh"
@@ -113,7 +113,7 @@ __device__ float block_sum(float value) {
 template <class T>
 __global__ void __launch_bounds__(kThreads) one_shot(const __grid_constant__ OneShot call, const T* x) {
   ptx::dependency_wait();
-  ptx::dependency_launch();
+  launch_dependents(call.peers);
   const int block = static_cast<int>(blockIdx.x);
   Patience patience(call.peers);
   auto* counter = reinterpret_cast<uint32_t*>(call.peers.staging[call.peers.rank] + call.layout.epoch(block, 0));
@@ -125,6 +125,7 @@ __global__ void __launch_bounds__(kThreads) one_shot(const __grid_constant__ One
     for (int64_t first = begin + int64_t{threadIdx.x} * kVector<T>; first < end; first += int64_t{kThreads} * kVector<T>) {
       squares += reduce_vector(call, x, begin, first, end, static_cast<int>(epoch % 2), epoch, patience);
     }
+    __syncthreads();                                  // all of e is read before any of e + 1 is sent, by whichever threads
     if (!call.norm_weight) continue;
     const float factor = rsqrtf(block_sum(squares) / static_cast<float>(call.unit) + call.norm_eps);
     for (int64_t first = begin + int64_t{threadIdx.x} * kVector<T>; first < end; first += int64_t{kThreads} * kVector<T>) {
@@ -133,8 +134,7 @@ __global__ void __launch_bounds__(kThreads) one_shot(const __grid_constant__ One
       }
     }
   }
-  __syncthreads();                                    // every thread has read the counter
-  if (threadIdx.x == 0) *counter = epoch;
+  if (threadIdx.x == 0) *counter = epoch;             // every thread has read it: there was a barrier
 }
 
 }  // namespace

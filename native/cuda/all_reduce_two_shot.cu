@@ -141,7 +141,7 @@ class Round {
 template <class T>
 __global__ void __launch_bounds__(kThreads) two_shot(const __grid_constant__ TwoShot call, T* x) {
   ptx::dependency_wait();
-  ptx::dependency_launch();
+  launch_dependents(call.peers);
   const int block = static_cast<int>(blockIdx.x);
   Patience patience(call.peers);
   auto* counter = reinterpret_cast<uint32_t*>(call.peers.staging[call.peers.rank] + call.layout.epoch(block, 1));

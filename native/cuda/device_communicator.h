@@ -39,6 +39,22 @@ class DeviceCommunicator : public Communicator {
 
   // Collective, on the host alone: every rank is here. Before the first launch of a captured graph.
   virtual void barrier() = 0;
+
+  // On every rank alike. While it is on, ranks that share a GPU meet on the host before and after they submit a collective: until then a
+  // rank may take memory or load a kernel, which can wait for the whole GPU, and there for a kernel that waits for this rank.
+  virtual void lockstep(bool) {}
+};
+
+// For a step that may take memory.
+class Lockstep {
+ public:
+  explicit Lockstep(DeviceCommunicator& communicator) : communicator_(communicator) { communicator.lockstep(true); }
+  ~Lockstep() { communicator_.lockstep(false); }
+  Lockstep(const Lockstep&) = delete;
+  Lockstep& operator=(const Lockstep&) = delete;
+
+ private:
+  DeviceCommunicator& communicator_;
 };
 
 // Among threads of this process, on any devices that can reach each other's memory, several ranks on one device included. `host` are

@@ -113,6 +113,8 @@ Readiness enter(const heddle_backend_host& host) {
   if (agreed.code != HEDDLE_BACKEND_READY) return agreed;
   // Before the first call of CUDA: loading a kernel at its first launch would wait for kernels that wait for that launch.
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // Streams of ranks that share a GPU would share 8 queues: a kernel could be stuck behind one that waits for it.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   std::vector<std::string> folders;
   for (const char* const* folder = host.folders; folder && *folder; ++folder) folders.emplace_back(*folder);
   return prepare(folders);

@@ -62,8 +62,12 @@ CudaExecutor::~CudaExecutor() { (void)cudaStreamSynchronize(device_.stream()); }
 
 // An error leaves from here, so that nothing is started behind it; but a kernel's invalid_argument, which may not be taken for a refusal,
 // leaves from finish.
+//
+// The ranks meet first: none may give back or take memory, which waits for GPUs, while a kernel of another waits for its step; and all
+// have submitted the step before, whose kernels then end by themselves.
 void CudaExecutor::start(const Step& step, const std::atomic<bool>& cancelled) {
   slots_.check(step);
+  if (communicator_.size() > 1) communicator_.barrier();
   Flight& flight = flights_[started_++ % kRing];
   flight.shape = shape_of(step);
   flight.failure = nullptr;
@@ -87,6 +91,7 @@ void CudaExecutor::submit(const Step& step, Flight& flight, const std::atomic<bo
     graphs_->run({run.shape.sequences, run.methods}, steps_.epoch(), stages);
   } else {
     ++eager_.count;
+    const Lockstep lockstep(communicator_);
     stages();
   }
   if (vocab_size_ > 0) {

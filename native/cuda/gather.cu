@@ -60,7 +60,7 @@ __device__ void exchange_eight(const Gather& call, int64_t begin, int64_t first,
 
 __global__ void __launch_bounds__(kThreads) gather(const __grid_constant__ Gather call) {
   ptx::dependency_wait();
-  ptx::dependency_launch();
+  launch_dependents(call.peers);
   const int block = static_cast<int>(blockIdx.x);
   Patience patience(call.peers);
   auto* counter = reinterpret_cast<uint32_t*>(call.peers.staging[call.peers.rank] + call.layout.epoch(block, 0));
@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(kThreads) gather(const __grid_constant__ Gathe
     for (int64_t first = begin + int64_t{threadIdx.x} * 8; first < end; first += int64_t{kThreads} * 8) {
       exchange_eight(call, begin, first, end, epoch, patience);
     }
+    __syncthreads();                                  // as in the one-shot all-reduce; and every thread has read the counter
   }
-  __syncthreads();
   if (threadIdx.x == 0) *counter = epoch;
 }
 

@@ -24,6 +24,7 @@ void Graphs::run(const GraphKey& key, uint64_t step_epoch, const std::function<v
   if (!entry) {  // sizes scratch memory, tunes, loads kernels: nothing of which a capture may do
     entries_.push_back({key, false, {}, {}, ++uses_});
     ++eager_.count;
+    const Lockstep lockstep(communicator_);
     return submit();
   }
   entry->last_use = ++uses_;

@@ -92,6 +92,7 @@ void LocalDeviceCommunicator::settle_blocks(const std::vector<Neighbour>& all) {
   int blocks = kMaxCollectiveBlocks;
   for (const Neighbour& gpu : all) {
     const auto sharing = std::count_if(all.begin(), all.end(), [&](const Neighbour& other) { return other.ordinal == gpu.ordinal; });
+    peers_.share_gpu = peers_.share_gpu || sharing > 1;
     blocks = std::min(blocks, std::max(1, gpu.sm_count / (2 * static_cast<int>(sharing))));
   }
   peers_.blocks = blocks;
@@ -102,6 +103,15 @@ const Device& LocalDeviceCommunicator::device() const {
   return *device_;
 }
 
+// Once all ranks have submitted their kernels these end by themselves, whatever a rank does next.
+template <class Submit>
+void LocalDeviceCommunicator::together(const Submit& submit) {
+  const bool meets = lockstep_ && peers_.share_gpu;
+  if (meets) barrier();
+  submit();
+  if (meets) barrier();
+}
+
 bool LocalDeviceCommunicator::fuses(View x, const AllReduceEpilogue& epilogue) const {
   const size_t row_bytes = static_cast<size_t>(x.width) * size_of(x.dtype);
   return bytes_of(x) <= kOneShotBytes && (!epilogue.norm_weight || row_bytes <= kUnitBytes);
@@ -110,25 +120,25 @@ bool LocalDeviceCommunicator::fuses(View x, const AllReduceEpilogue& epilogue) c
 void LocalDeviceCommunicator::all_reduce(View x) {
   if (size() == 1) return;
   const size_t bytes = bytes_of(x);
-  if (bytes <= kOneShotBytes) return all_reduce_one_shot(device(), peers_, x, {});
+  if (bytes <= kOneShotBytes) return together([&] { all_reduce_one_shot(device(), peers_, x, {}); });
   if (large_ && bytes >= kLargeBytes) return large_->all_reduce(x);
-  all_reduce_two_shot(device(), peers_, x);
+  together([&] { all_reduce_two_shot(device(), peers_, x); });
 }
 
 void LocalDeviceCommunicator::all_reduce_fused(View x, const AllReduceEpilogue& epilogue) {
-  all_reduce_one_shot(device(), peers_, x, epilogue);
+  together([&] { all_reduce_one_shot(device(), peers_, x, epilogue); });
 }
 
 void LocalDeviceCommunicator::all_gather(View x, const std::vector<int64_t>& widths, View y) {
   const auto most = static_cast<size_t>(*std::max_element(widths.begin(), widths.end()));
   const size_t part = (static_cast<size_t>(x.rows) * most * size_of(x.dtype) + 15) / 16 * 16;
   void* parts = device().scratch(Scratch::gather, part * static_cast<size_t>(size()));
-  gather_bytes(device(), peers_, x.data, bytes_of(x), part, parts);
+  together([&] { gather_bytes(device(), peers_, x.data, bytes_of(x), part, parts); });
   interleave(device(), parts, part, widths, y);
 }
 
 void LocalDeviceCommunicator::gather(const void* mine, size_t bytes, void* all) {
-  gather_bytes(device(), peers_, mine, bytes, bytes, all);
+  together([&] { gather_bytes(device(), peers_, mine, bytes, bytes, all); });
 }
 
 void LocalDeviceCommunicator::exchange(const void* mine, size_t bytes, void* all) { host_->exchange(mine, bytes, all); }

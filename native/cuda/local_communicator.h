@@ -54,6 +54,7 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
   void exchange(const void* mine, size_t bytes, void* all) override;
   void expect_healthy() override;
   void barrier() override;
+  void lockstep(bool on) override { lockstep_ = on; }
   void abort(const std::string& reason) noexcept override;
 
  private:
@@ -65,6 +66,8 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
   void reach(const Device& device, const std::vector<Neighbour>& all);
   void settle_blocks(const std::vector<Neighbour>& all);
   const Device& device() const;
+  template <class Submit>
+  void together(const Submit& submit);
 
   std::shared_ptr<LocalHub> hub_;
   std::shared_ptr<Communicator> host_;
@@ -72,6 +75,7 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
   LocalDeviceOptions options_;
   const Device* device_ = nullptr;
   Peers peers_;
+  bool lockstep_ = false;
 };
 
 // As create_local of device_communicator.h, with options for tests.

@@ -1,6 +1,8 @@
 #include "cuda/runtime.h"
 
 #include <algorithm>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "core/error.h"
@@ -55,6 +57,22 @@ Event make_event() {
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make_event");
   return Event(event);
 }
+
+#if !defined(HEDDLE_CUDA_EMULATED)
+// Limits only rise: threads of ranks that share a GPU launch one kernel with different needs, and a limit that one of them lowered between
+// another's call and its launch would refuse that launch.
+void allow_shared_bytes(const void* kernel, size_t bytes, const char* where) {
+  static std::mutex mutex;
+  static auto& limits = *new std::map<std::pair<int, const void*>, size_t>;
+  int ordinal = 0;
+  check(cudaGetDevice(&ordinal), where);
+  const std::lock_guard lock(mutex);
+  size_t& limit = limits[{ordinal, kernel}];
+  if (bytes <= limit) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), where);
+  limit = bytes;
+}
+#endif
 
 Buffer device_memory(size_t bytes, const char* what) {
   void* data = nullptr;

@@ -54,6 +54,9 @@ using GraphExec = Handle<cudaGraphExec_t, cudaGraphExecDestroy>;
 Stream make_stream();                                 // non-blocking, on the current device
 Event make_event();                                   // without timing
 
+// Lets `kernel` be launched on the current device with that much dynamic shared memory, by any thread.
+void allow_shared_bytes(const void* kernel, size_t bytes, const char* where);
+
 // Memory of the current device. Not zeroed. Throws out_of_memory naming `what`, the need and the free bytes.
 Buffer device_memory(size_t bytes, const char* what);
 // Page-locked host memory; `mapped`: kernels may read and write it through the same address.
