@@ -189,6 +189,36 @@ HEDDLE_TEST(executor_takes_inputs_and_gives_outputs) {
   });
 }
 
+// The sum over the ranks is not taken in place where a rank reads its part again.
+HEDDLE_TEST(executor_keeps_a_part_that_is_read_after_the_sum) {
+  on_ranks(2, [](const cuda::Device& device, cuda::DeviceCommunicator& communicator) {
+    std::vector<Node> nodes(5);
+    nodes[0].op = Op::input;
+    nodes[0].texts["name"] = "x";
+    nodes[1].op = Op::activation;
+    nodes[1].texts["kind"] = "relu";
+    nodes[2].op = Op::all_reduce;
+    nodes[3].op = Op::add;
+    nodes[4].op = Op::output;
+    nodes[4].texts["name"] = "y";
+    for (Node& node : nodes) node.width = 2;
+    for (const int32_t i : {1, 2, 4}) nodes[static_cast<size_t>(i)].inputs = {i - 1};
+    nodes[3].inputs = {1, 2};
+    const ProgramPlan plan = compiled(nodes, {}, 2, 4, 1);
+    cuda::SlotTokens slots(device);
+    cuda::EagerSteps eager;
+    for (const bool fuse : {true, false}) {
+      cuda::CudaExecutor executor(plan, DType::float32, device, slots, eager, communicator, {fuse, true});
+      Step step = step_of({1});
+      step.inputs["x"] = {{communicator.rank() == 0 ? 1.0f : 10.0f, -1}, {1, 2}};
+      executor.start(step, kNotCancelled);
+      const RunResult result = executor.finish(kNotCancelled);
+      if (communicator.rank() != 0) continue;
+      check(result.outputs.at("y").data == std::vector<float>({12, 0}), "fused ", fuse, ": ", result.outputs.at("y").data[0]);
+    }
+  });
+}
+
 // ---- graphs ----
 
 HEDDLE_TEST(executor_captures_what_comes_a_second_time) {
@@ -261,26 +291,33 @@ HEDDLE_TEST(executor_ends_a_cancelled_run) {
   });
 }
 
-// Rank 1 never comes: rank 0 waits in its first sum until the group is aborted. Then its results are garbage, and it says why.
+// Rank 1 goes away before its last step, or in it, where kernels of rank 0 wait for it: these end by themselves and leave garbage.
 HEDDLE_TEST(executor_ends_when_the_group_is_aborted) {
-  const DecoderOptions options = decoder_options(2);
-  DeviceCommunicators communicators = local_communicators(2);
-  std::vector<std::thread> threads;
-  for (int index = 0; index < 2; ++index) {
-    threads.emplace_back([&, index] {
-      const cuda::Device device(0, index);
-      auto& communicator = *communicators[static_cast<size_t>(index)];
-      communicator.attach(device);
-      CudaRank rank(device, communicator, options, DType::float32, {});
-      if (index == 1) {
+  for (const bool in_the_step : {false, true}) {
+    const DecoderOptions options = decoder_options(2);
+    DeviceCommunicators communicators = local_communicators(2);
+    std::vector<std::thread> threads;
+    for (int index = 0; index < 2; ++index) {
+      threads.emplace_back([&, index] {
+        const cuda::Device device(0, index);
+        auto& communicator = *communicators[static_cast<size_t>(index)];
+        communicator.attach(device);
+        CudaRank rank(device, communicator, options, DType::float32, {});
+        Batch batch(options);
+        rank.run(batch.step({batch.prompt(0, 3)}));
+        for (int i = 0; i < 3; ++i) rank.run(batch.decode({0}));
+        const Step last = batch.decode({0});
+        if (index == 0) {
+          check_throws(ErrorCode::peer_failed, [&] { rank.run(last); }, "in the step ", in_the_step);
+          return;
+        }
+        if (in_the_step) communicator.barrier();      // with which a step begins
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        return communicator.abort("rank 1 went away");
-      }
-      Batch batch(options);
-      check_throws(ErrorCode::peer_failed, [&] { rank.run(batch.step({batch.prompt(0, 3)})); }, "a run without a peer");
-    });
+        communicator.abort("rank 1 went away");
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
   }
-  for (std::thread& thread : threads) thread.join();
 }
 
 #if defined(HEDDLE_CUDA_EMULATED)
