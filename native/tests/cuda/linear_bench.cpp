@@ -20,7 +20,7 @@ void record_failure(const std::string& message) { std::fprintf(stderr, "%s\n", m
 
 namespace {
 
-constexpr int64_t kHidden = 4096, kQkv = 6144, kMlp = 12288;
+constexpr int64_t kHidden = 4096, kQkv = 6144, kIntermediate = 12288;
 constexpr DType kType = DType::bfloat16;
 constexpr int kReplays = 15;
 
@@ -49,8 +49,8 @@ Tensor weight(const cuda::Device& device, int64_t out, int64_t in) {
 std::vector<Layer> cold_layers(const cuda::Device& device, int64_t size) {
   std::vector<Layer> layers;
   for (size_t smallest = 0; smallest < 4 * device.l2_bytes() + 1; smallest += layers.back().o.buffer.bytes()) {
-    layers.push_back({weight(device, kQkv / size, kHidden), weight(device, kHidden, kHidden / size), weight(device, 2 * kMlp / size, kHidden),
-                      weight(device, kHidden, kMlp / size)});
+    layers.push_back({weight(device, kQkv / size, kHidden), weight(device, kHidden, kHidden / size), weight(device, 2 * kIntermediate / size, kHidden),
+                      weight(device, kHidden, kIntermediate / size)});
   }
   return layers;
 }
@@ -62,7 +62,7 @@ struct Activations {
   int64_t rows, size;
 
   Activations(const cuda::Device& device, int64_t row_count, int64_t group_size)
-      : stream(memory(device, row_count * kHidden * 4)), wide(memory(device, row_count * 2 * kMlp * 4)), narrow(memory(device, row_count * kMlp * 2)),
+      : stream(memory(device, row_count * kHidden * 4)), wide(memory(device, row_count * 2 * kIntermediate * 4)), narrow(memory(device, row_count * kIntermediate * 2)),
         attended(memory(device, row_count * kQkv * 2)), norm(tensor_on(device, std::vector<float>(kHidden, 1.0f), {kHidden})), rows(row_count),
         size(group_size) {}
 
@@ -84,9 +84,9 @@ struct Activations {
     call.norm_eps = 1e-6f;
     if (which == 0) call.y = {attended.data(), kType, rows, kQkv / size};
     if (which == 1) call.x = {attended.data(), kType, rows, kHidden / size};
-    if (which == 2) call.y = {narrow.data(), kType, rows, kMlp / size};
+    if (which == 2) call.y = {narrow.data(), kType, rows, kIntermediate / size};
     if (which == 2) call.gated = Activation::silu;
-    if (which == 3) call.x = {narrow.data(), kType, rows, kMlp / size};
+    if (which == 3) call.x = {narrow.data(), kType, rows, kIntermediate / size};
     if (!first_half) call.y = call.residual = residual();
     return call;
   }
