@@ -12,6 +12,7 @@
 #include "cuda/device_communicator.h"
 #include "cuda/discovery.h"
 #include "cuda/placement.h"
+#include "cuda/runtime.h"
 
 namespace heddle::cuda {
 
@@ -111,10 +112,7 @@ Readiness shake_hands(const heddle_backend_host& host) {
 Readiness enter(const heddle_backend_host& host) {
   const Readiness agreed = shake_hands(host);
   if (agreed.code != HEDDLE_BACKEND_READY) return agreed;
-  // Before the first call of CUDA: loading a kernel at its first launch would wait for kernels that wait for that launch.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
-  // Streams of ranks that share a GPU would share 8 queues: a kernel could be stuck behind one that waits for it.
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+  set_environment();
   std::vector<std::string> folders;
   for (const char* const* folder = host.folders; folder && *folder; ++folder) folders.emplace_back(*folder);
   return prepare(folders);

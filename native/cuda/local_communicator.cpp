@@ -16,11 +16,20 @@ constexpr size_t kOneShotBytes = 256 * 1024;
 // From here on the library for large messages is faster, where there is one.
 constexpr size_t kLargeBytes = 8 * 1024 * 1024;
 
+// Ranks that share a GPU: it has as many queues, and a kernel must not be stuck behind one that waits for it.
+constexpr int64_t kMostSharing = 32;
+
 size_t bytes_of(const View& view) { return static_cast<size_t>(view.rows * view.width) * size_of(view.dtype); }
 
 [[noreturn]] void unreachable_gpu(int from, int to) {
   throw Error(ErrorCode::unavailable, "openGroup: expected GPUs that reach each other's memory, got GPU " + std::to_string(from) +
                                           " without access to GPU " + std::to_string(to) + "; use communicator 'nccl'");
+}
+
+void expect_at_most(int64_t most, int64_t got, const char* what) {
+  if (got <= most) return;
+  throw Error(ErrorCode::invalid_argument,
+              "openGroup: expected at most " + std::to_string(most) + " ranks " + what + ", got " + std::to_string(got));
 }
 
 }  // namespace
@@ -89,9 +98,11 @@ void LocalDeviceCommunicator::reach(const Device& device, const std::vector<Neig
 
 // Blocks that wait for peers must all be on the chip, those of every rank that shares it, with half of it left for kernels that overlap.
 void LocalDeviceCommunicator::settle_blocks(const std::vector<Neighbour>& all) {
+  expect_at_most(kMaxPeers, size(), "that reach each other's memory");
   int blocks = kMaxCollectiveBlocks;
   for (const Neighbour& gpu : all) {
     const auto sharing = std::count_if(all.begin(), all.end(), [&](const Neighbour& other) { return other.ordinal == gpu.ordinal; });
+    expect_at_most(kMostSharing, sharing, "on one GPU");
     peers_.share_gpu = peers_.share_gpu || sharing > 1;
     blocks = std::min(blocks, std::max(1, gpu.sm_count / (2 * static_cast<int>(sharing))));
   }

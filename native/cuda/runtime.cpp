@@ -1,6 +1,7 @@
 #include "cuda/runtime.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <string>
@@ -28,6 +29,13 @@ void release_device(void* data, size_t) { (void)cudaFree(data); }
 void release_pinned(void* data, size_t) { (void)cudaFreeHost(data); }
 
 }  // namespace
+
+void set_environment() {
+  // Loading a kernel at its first launch would wait for kernels that wait for that launch.
+  (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // Streams of ranks that share a GPU would share 8 queues: a kernel could be stuck behind one that waits for it.
+  (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+}
 
 void check(cudaError_t status, const char* where) {
   if (status == cudaSuccess) return;

@@ -10,6 +10,9 @@
 
 namespace heddle::cuda {
 
+// What CUDA reads at its first call, so to be called before that. Keeps what the user has set.
+void set_environment();
+
 // Throws device_failed "where: CUDA text (name)"; out_of_memory for cudaErrorMemoryAllocation.
 void check(cudaError_t status, const char* where);
 

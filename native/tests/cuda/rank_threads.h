@@ -12,6 +12,8 @@
 
 namespace heddle::test {
 
+inline const bool environment_is_set = (cuda::set_environment(), true);
+
 using RankBody = std::function<void(const cuda::Device& device, cuda::DeviceCommunicator& communicator)>;
 using DeviceCommunicators = std::vector<std::unique_ptr<cuda::DeviceCommunicator>>;
 
@@ -34,6 +36,7 @@ inline void on_ranks(DeviceCommunicators& communicators, const std::vector<int>&
       try {
         const cuda::Device device(ordinals.empty() ? 0 : ordinals[rank], static_cast<int>(rank));
         communicators[rank]->attach(device);
+        communicators[rank]->lockstep(true);          // tests take memory and give it back between collectives
         body(device, *communicators[rank]);
         wait_for(device);
         communicators[rank]->barrier();               // nobody's device goes while a peer may still reach it
