@@ -105,6 +105,13 @@ __global__ void count_votes(const int* in, int* out) {
   out[3 * i + 2] = __syncthreads_and(in[i]);
 }
 
+// What races on purpose is not for the thread sanitizer.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kMayRace = false;
+#else
+constexpr bool kMayRace = true;
+#endif
+
 // Neighbours without a barrier between writing and reading.
 __global__ void forget_barrier(int* out) {
   __shared__ int tile[64];
@@ -158,6 +165,7 @@ HEDDLE_TEST(emulator_counts_votes_of_a_block) {
 }
 
 HEDDLE_TEST(emulator_shows_a_missing_barrier) {
+  if (!kMayRace) return;
   int wrong = 0;
   const OnDevice<int> out(std::vector<int>(64));
   for (int launch = 0; launch < 4; ++launch) {
@@ -368,11 +376,12 @@ HEDDLE_TEST(emulator_finishes_background_copies_when_they_are_waited_for) {
       check(out[i].x == 63 - i && out[i].w == 66 - i, "first half ", i);
       check(out[64 + i].y == (i < 4 ? 0 : 128 - i), "second half ", i, ": ", out[64 + i].y);
     }
+    if (!kMayRace) continue;
     check(run(1, 64, 0, copy_in_background<false>, x.get(), y.get()) == cudaSuccess, "launch");
     const std::vector<uint4> early = y.values();
     for (unsigned i = 0; i < 64; ++i) wrong_without += early[i].x != 63 - i;
   }
-  check(wrong_without > 0, "a missing wait does not show");
+  check(wrong_without > 0 || !kMayRace, "a missing wait does not show");
 }
 
 // ---- atomics and waiting ----
@@ -427,7 +436,7 @@ __global__ void return_early() {
 }
 __global__ void return_before_shuffle(float* out) {
   if (threadIdx.x == 3) return;
-  *out = __shfl_xor_sync(0xffffffffu, 1.0f, 1);
+  out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1.0f, 1);
 }
 __global__ void part_ways() {
   if (threadIdx.x < 32) {
@@ -448,7 +457,7 @@ __global__ void overrun() { emulator::dynamic_shared()[64 + threadIdx.x % 2] = 1
 __global__ void throw_text() { throw std::runtime_error("thrown text"); }
 
 HEDDLE_TEST(emulator_finds_threads_that_would_wait_for_ever) {
-  const OnDevice<float> out({0});
+  const OnDevice<float> out(std::vector<float>(64));
   expect_failure("waits at the barrier", 64, return_early);
   expect_failure("waits for its warp", 64, return_before_shuffle, out.get());
   expect_failure("different barriers", 64, part_ways);
@@ -462,9 +471,7 @@ HEDDLE_TEST(emulator_finds_vector_accesses_that_are_not_aligned) {
   expect_failure("not aligned", 1, load_from_odd_address, in.get(), out.get());
 }
 
-#if !defined(__SANITIZE_ADDRESS__)
 HEDDLE_TEST(emulator_finds_writes_beyond_dynamic_shared_memory) { expect_failure("beyond its 64 bytes", 32, overrun); }
-#endif
 
 HEDDLE_TEST(emulator_keeps_exceptions_inside_launches) { expect_failure("thrown text", 32, throw_text); }
 
@@ -487,7 +494,7 @@ HEDDLE_TEST(emulator_refuses_addresses_of_the_host) {
   std::vector<int> host(64);
   int* pinned = nullptr;
   check(cudaMallocHost(&pinned, 256) == cudaSuccess, "pinned memory");
-  check(run(1, 32, 0, write_index, host.data()) == cudaErrorIllegalAddress, "pageable memory");
+  check(run(1, 32, 0, write_index, host.data() + 1) == cudaErrorIllegalAddress, "pageable memory");
   check(run(1, 32, 0, write_index, pinned) == cudaSuccess && pinned[31] == 31, "page-locked memory");
   cudaFreeHost(pinned);
 }

@@ -23,10 +23,13 @@ namespace {
 
 thread_local BlockRunner* runner = nullptr;
 
+// To the thread sanitizer what runs on one fiber is in order: there each thread of a block has its own.
 #if defined(HEDDLE_EMULATOR_TSAN)
+constexpr bool kFiberPerThread = true;
 void released(void* what) { __tsan_release(what); }
 void acquired(void* what) { __tsan_acquire(what); }
 #else
+constexpr bool kFiberPerThread = false;
 void released(void*) {}
 void acquired(void*) {}
 #endif
@@ -73,13 +76,18 @@ KernelThread* BlockRunner::pop() {
 
 // ---- fibers ----
 
-Fiber& BlockRunner::take_fiber() {
-  if (idle_fibers_.empty()) {
-    fibers_.push_back(std::make_unique<Fiber>(fibers_.size()));
-    idle_fibers_.push_back(fibers_.back().get());
+Fiber& BlockRunner::take_fiber(const KernelThread& thread) {
+  Fiber* fiber = nullptr;
+  if (kFiberPerThread) {
+    fiber = fibers_[static_cast<size_t>(&thread - threads_.data())].get();
+  } else {
+    if (idle_fibers_.empty()) {
+      fibers_.push_back(std::make_unique<Fiber>(fibers_.size()));
+      idle_fibers_.push_back(fibers_.back().get());
+    }
+    fiber = idle_fibers_.back();
+    idle_fibers_.pop_back();
   }
-  Fiber* fiber = idle_fibers_.back();
-  idle_fibers_.pop_back();
   fiber->restart(run_threads);
   return *fiber;
 }
@@ -112,19 +120,19 @@ void BlockRunner::run_thread(KernelThread& thread) {
 void BlockRunner::end_thread(KernelThread& thread) {
   Fiber& fiber = *thread.fiber;
   KernelThread* next = pop();
-  if (next && !next->fiber) {
+  if (next && !next->fiber && !kFiberPerThread) {
     next->fiber = &fiber;
     current_thread = next;
     return;
   }
-  idle_fibers_.push_back(&fiber);
+  if (!kFiberPerThread) idle_fibers_.push_back(&fiber);
   if (!next) fiber.switch_to(*main_);
   leave_for(fiber, *next);
 }
 
 void BlockRunner::leave_for(Fiber& from, KernelThread& next) {
   current_thread = &next;
-  if (!next.fiber) next.fiber = &take_fiber();
+  if (!next.fiber) next.fiber = &take_fiber(next);
   from.switch_to(*next.fiber);
 }
 
@@ -141,6 +149,7 @@ void BlockRunner::suspend(KernelThread& thread) {
 
 // Called where no text is alive any more, since nothing on this stack will be destroyed.
 void BlockRunner::give_up() {
+  released(&grid_);
   current().fiber->switch_to(*main_);
   __builtin_unreachable();  // nobody switches back
 }
@@ -214,6 +223,7 @@ void BlockRunner::pause() {
     pauses_ = 0;
     std::this_thread::yield();
   }
+  released(&grid_);
   push(thread);
   KernelThread* next = pop();
   if (next != &thread) leave_for(*thread.fiber, *next);
@@ -260,6 +270,8 @@ void BlockRunner::prepare(dim3 grid, dim3 block, size_t shared_bytes) {
 
   thread_count_ = block.x * block.y * block.z;
   if (threads_.size() < thread_count_) threads_.resize(thread_count_);
+  while (kFiberPerThread && fibers_.size() < thread_count_) fibers_.push_back(std::make_unique<Fiber>(fibers_.size()));
+  at_barrier_.reserve(thread_count_);
   warps_.resize((thread_count_ + kWarpSize - 1) / kWarpSize);
   for (unsigned i = 0; i < thread_count_; ++i) {
     KernelThread& thread = threads_[i];
@@ -297,7 +309,11 @@ void BlockRunner::run_block() {
   leave_for(*main_, *pop());
   acquired(&grid_);
   current_thread = nullptr;
-  if (!failure_.empty()) return;
+  if (!failure_.empty()) {  // some threads wait and never end
+    acquired(&at_barrier_);
+    for (Warp& warp : warps_) acquired(&warp);
+    return;
+  }
   if (ended_ < thread_count_) {
     failure_ = description_of_deadlock();
   } else if (std::string(reinterpret_cast<char*>(shared_end_), kCanaryBytes) != std::string(kCanaryBytes, static_cast<char>(kCanary))) {
@@ -326,7 +342,7 @@ std::string BlockRunner::run(dim3 grid, dim3 block, size_t shared_bytes, const s
   if (failure_.empty()) return {};
   // The stacks of threads that never ended are given up.
   idle_fibers_.clear();
-  for (const auto& fiber : fibers_) idle_fibers_.push_back(fiber.get());
+  fibers_.clear();
   return std::string("block ") + text_of(grid_.block_index) + ": " + failure_;
 }
 

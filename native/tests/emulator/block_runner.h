@@ -66,7 +66,7 @@ class BlockRunner {
   [[noreturn]] void give_up();               // the block, for the reason in failure_
   void push(KernelThread& thread);
   KernelThread* pop();
-  Fiber& take_fiber();
+  Fiber& take_fiber(const KernelThread& thread);
   std::string description_of_deadlock() const;
 
   Grid grid_ = {};
