@@ -30,10 +30,10 @@ export interface EmulatedMachine {
   nccl?: string
 }
 
-/** Runs a script as `runScript` does, on a machine with emulated GPUs. */
-export function runOnEmulator(script: string, machine: EmulatedMachine = {}, timeout = 120_000): Promise<Ended> {
+/** What makes a process see such a machine. */
+export function environmentOf(machine: EmulatedMachine): Record<string, string> {
   const { devices = 1, memory = 2 ** 30, driver = 13000, peerAccess = true } = machine
-  const env = {
+  return {
     HEDDLE_CUDA_BACKEND: emulatedLibraries.backend,
     HEDDLE_CUBLASLT_LIB: machine.cublaslt ?? emulatedLibraries.cublaslt,
     HEDDLE_NCCL_LIB: machine.nccl ?? emulatedLibraries.nccl,
@@ -42,5 +42,9 @@ export function runOnEmulator(script: string, machine: EmulatedMachine = {}, tim
     HEDDLE_EMULATOR_DRIVER_VERSION: String(driver),
     HEDDLE_EMULATOR_PEER_ACCESS: peerAccess ? '1' : '0'
   }
-  return runScript(script, { env, timeout })
+}
+
+/** Runs a script as `runScript` does, on a machine with emulated GPUs. */
+export function runOnEmulator(script: string, machine: EmulatedMachine = {}, timeout = 120_000): Promise<Ended> {
+  return runScript(script, { env: environmentOf(machine), timeout })
 }
