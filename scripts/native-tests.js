@@ -26,7 +26,7 @@ const libraries = { HEDDLE_CUBLASLT_LIB: 'libheddle_fake_cublaslt.so', HEDDLE_NC
 function configure(folder, sanitizers) {
   if (!sanitizers) return fs.existsSync(path.join(folder, 'CMakeCache.txt')) || buildNative(['--local']) === 0
   const warnings = process.env.HEDDLE_WERROR === '1' ? 'ON' : 'OFF'
-  const options = ['-DHEDDLE_ADDON=OFF', `-DHEDDLE_SANITIZE=${sanitizers}`, `-DHEDDLE_WERROR=${warnings}`]
+  const options = ['-DHEDDLE_ADDON=OFF', '-DHEDDLE_CUDA=OFF', `-DHEDDLE_SANITIZE=${sanitizers}`, `-DHEDDLE_WERROR=${warnings}`]
   return run('cmake', ['-S', root, '-B', folder, ...options], quiet) === 0
 }
 
