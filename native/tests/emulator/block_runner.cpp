@@ -49,7 +49,8 @@ std::string text_of(const Where& where) {
 }
 
 bool same(const Where& a, const Where& b) {
-  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
+  if (a.line() != b.line() || a.column() != b.column()) return false;
+  return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
 }  // namespace
@@ -392,10 +393,15 @@ void run_vote(void* const* lanes, unsigned lane_count) {
 void run_nothing(void* const*, unsigned) {}
 
 void poison(void* memory, size_t bytes) {
-  constexpr uint16_t kPattern = 0x7ffb;
+  constexpr uint64_t kPattern = 0x7ffb7ffb7ffb7ffb;
   auto* target = static_cast<unsigned char*>(memory);
-  for (size_t i = 0; i + 2 <= bytes; i += 2) std::memcpy(target + i, &kPattern, 2);
-  if (bytes % 2) target[bytes - 1] = 0xfb;
+  size_t done = std::min(bytes, sizeof(kPattern));
+  std::memcpy(target, &kPattern, done);
+  while (done < bytes) {
+    const size_t more = std::min({done, bytes - done, size_t{4096}});
+    std::memcpy(target + done, target, more);
+    done += more;
+  }
 }
 
 }  // namespace heddle::emulator

@@ -86,7 +86,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
     if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id()) {
       return cudaErrorStreamCaptureWrongThread;
     }
-    for (CUstream_st* other : streams().all()) {
+    for (const auto& other : streams().all()) {
       if (other->capture == capture) other->capture = nullptr;
     }
     {
@@ -95,7 +95,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
     }
     if (capture->invalid) return cudaErrorStreamCaptureInvalidated;
     if (!capture->forked.empty()) return cudaErrorStreamCaptureUnjoined;
-    *graph = graphs().add(std::make_unique<CUgraph_st>(std::move(capture->work)));
+    *graph = graphs().add(std::make_shared<CUgraph_st>(std::move(capture->work)));
     return cudaSuccess;
   });
 }
@@ -129,7 +129,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
   return api([&] {
     *exec = nullptr;
     if (!graphs().has(graph)) return cudaErrorInvalidResourceHandle;
-    *exec = graph_execs().add(std::make_unique<CUgraphExec_st>(std::make_shared<const WorkList>(graph->work)));
+    *exec = graph_execs().add(std::make_shared<CUgraphExec_st>(std::make_shared<const WorkList>(graph->work)));
     return cudaSuccess;
   });
 }

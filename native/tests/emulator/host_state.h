@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -54,34 +55,42 @@ cudaError_t api(Body&& body) {
 
 // ---- handles ----
 
-// The live handles of a kind, so that one that was destroyed is refused.
+// The live handles of a kind, so that one that was destroyed is refused. What another thread looks at ends when that is done with it.
 template <class T>
 class Handles {
  public:
-  T* add(std::unique_ptr<T> handle) {
+  T* add(std::shared_ptr<T> handle) {
     const std::lock_guard lock(mutex_);
-    return *live_.insert(handle.release()).first;
+    T* const address = handle.get();
+    live_[address] = std::move(handle);
+    return address;
   }
   bool has(T* handle) {
     const std::lock_guard lock(mutex_);
     return live_.contains(handle);
   }
-  std::unique_ptr<T> take(T* handle) {
+  std::shared_ptr<T> take(T* handle) {
     const std::lock_guard lock(mutex_);
-    return std::unique_ptr<T>(live_.erase(handle) ? handle : nullptr);
+    const auto found = live_.find(handle);
+    if (found == live_.end()) return nullptr;
+    std::shared_ptr<T> taken = std::move(found->second);
+    live_.erase(found);
+    return taken;
   }
   int64_t count() {
     const std::lock_guard lock(mutex_);
     return static_cast<int64_t>(live_.size());
   }
-  std::vector<T*> all() {
+  std::vector<std::shared_ptr<T>> all() {
     const std::lock_guard lock(mutex_);
-    return {live_.begin(), live_.end()};
+    std::vector<std::shared_ptr<T>> handles;
+    for (const auto& [address, handle] : live_) handles.push_back(handle);
+    return handles;
   }
 
  private:
   std::mutex mutex_;
-  std::set<T*> live_;
+  std::map<T*, std::shared_ptr<T>> live_;
 };
 
 // ---- work ----

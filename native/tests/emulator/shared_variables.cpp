@@ -6,7 +6,6 @@
 
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -27,20 +26,21 @@ struct Variables {
   std::vector<Range> ranges;
 };
 
-std::vector<char> read_own_file() {
+std::ifstream open_own_file() {
   Dl_info info = {};
   void* map = nullptr;
   dladdr1(reinterpret_cast<void*>(&poison), &info, &map, RTLD_DL_LINKMAP);
   const char* name = map ? static_cast<link_map*>(map)->l_name : "";
-  std::ifstream file(*name ? name : "/proc/self/exe", std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  return std::ifstream(*name ? name : "/proc/self/exe", std::ios::binary);
 }
 
+// Empty where the file does not hold it.
 template <class T>
-std::vector<T> table(const std::vector<char>& file, size_t offset, size_t bytes) {
-  if (offset + bytes > file.size()) return {};
+std::vector<T> table(std::ifstream& file, size_t offset, size_t bytes) {
   std::vector<T> entries(bytes / sizeof(T));
-  std::memcpy(entries.data(), file.data() + offset, entries.size() * sizeof(T));
+  file.seekg(static_cast<std::streamoff>(offset));
+  file.read(reinterpret_cast<char*>(entries.data()), static_cast<std::streamsize>(entries.size() * sizeof(T)));
+  if (!file) entries.clear();
   return entries;
 }
 
@@ -50,16 +50,17 @@ bool is_local_variable(const std::string& name) { return name.starts_with("_ZZ")
 Variables find_variables() {
   Variables found;
   bool anchored = false;
-  const std::vector<char> file = read_own_file();
+  std::ifstream file = open_own_file();
   const auto headers = table<ElfW(Ehdr)>(file, 0, sizeof(ElfW(Ehdr)));
   if (headers.empty()) return found;
   const auto sections = table<ElfW(Shdr)>(file, headers[0].e_shoff, headers[0].e_shnum * sizeof(ElfW(Shdr)));
   for (const auto& section : sections) {
     if (section.sh_type != SHT_SYMTAB || section.sh_link >= sections.size()) continue;
-    const size_t names = sections[section.sh_link].sh_offset;
+    std::vector<char> names = table<char>(file, sections[section.sh_link].sh_offset, sections[section.sh_link].sh_size);
+    names.push_back('\0');
     for (const auto& symbol : table<ElfW(Sym)>(file, section.sh_offset, section.sh_size)) {
-      if ((symbol.st_info & 0xf) != STT_TLS || names + symbol.st_name >= file.size()) continue;
-      const std::string name = file.data() + names + symbol.st_name;
+      if ((symbol.st_info & 0xf) != STT_TLS || symbol.st_name >= names.size()) continue;
+      const std::string name = names.data() + symbol.st_name;
       if (name.find("heddle_emulator_anchor") != std::string::npos) {
         found.anchor = symbol.st_value;
         anchored = true;

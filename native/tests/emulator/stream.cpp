@@ -48,7 +48,7 @@ CUstream_st* find_stream(cudaStream_t handle) {
 }
 
 void wait_for_device(int device) {
-  for (CUstream_st* stream : streams().all()) {
+  for (const auto& stream : streams().all()) {
     if (stream->device == device) stream->wait_until_idle();
   }
 }
@@ -63,7 +63,7 @@ cudaError_t submit(cudaStream_t handle, std::function<cudaError_t()> run, bool a
     return cudaSuccess;
   }
   if (!handle) {  // the default stream waits for those that did not opt out
-    for (CUstream_st* other : streams().all()) {
+    for (const auto& other : streams().all()) {
       if (!other->blocking || other->device != stream->device) continue;
       if (other->capture) return cudaErrorStreamCaptureImplicit;
       other->wait_until_idle();
@@ -153,14 +153,14 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   return api([&] {
     if (flags > cudaStreamNonBlocking) return cudaErrorInvalidValue;
     if (current_device() >= device_count()) return cudaErrorNoDevice;
-    *stream = streams().add(std::make_unique<CUstream_st>(current_device(), flags == cudaStreamDefault, asynchronous()));
+    *stream = streams().add(std::make_shared<CUstream_st>(current_device(), flags == cudaStreamDefault, asynchronous()));
     return cudaSuccess;
   });
 }
 
 // Frees the handle of a broken device too.
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
-  std::unique_ptr<CUstream_st> stream = streams().take(handle);
+  const std::shared_ptr<CUstream_st> stream = streams().take(handle);
   if (!stream) return remember(cudaErrorInvalidResourceHandle);
   if (stream->capture) stream->capture->invalid = true;
   return remember(broken(stream->device));
@@ -203,7 +203,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   return api([&] {
     if (flags > (cudaEventBlockingSync | cudaEventDisableTiming)) return cudaErrorInvalidValue;
     if (current_device() >= device_count()) return cudaErrorNoDevice;
-    auto made = std::make_unique<CUevent_st>();
+    auto made = std::make_shared<CUevent_st>();
     made->device = current_device();
     made->timed = (flags & cudaEventDisableTiming) == 0;
     *event = events().add(std::move(made));
@@ -212,7 +212,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
-  const std::unique_ptr<CUevent_st> event = events().take(handle);
+  const std::shared_ptr<CUevent_st> event = events().take(handle);
   return remember(event ? broken(event->device) : cudaErrorInvalidResourceHandle);
 }
 
@@ -262,7 +262,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (const cudaError_t error = expect_no_capture()) return error;
     if (event->mark && !event->mark->reached()) {
       if (const cudaError_t error = broken(event->device)) return error;
-      for (CUstream_st* stream : streams().all()) stream->hurry();
+      for (const auto& stream : streams().all()) stream->hurry();
       return cudaErrorNotReady;
     }
     return broken(event->device);
@@ -274,7 +274,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (!events().has(event)) return cudaErrorInvalidResourceHandle;
     if (event->capture) return cudaErrorCapturedEvent;
     if (const cudaError_t error = expect_no_capture()) return error;
-    for (CUstream_st* stream : streams().all()) stream->hurry();
+    for (const auto& stream : streams().all()) stream->hurry();
     if (event->mark) event->mark->wait();
     return broken(event->device);
   });
