@@ -67,7 +67,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mo
     capture->mode = mode;
     capture->thread = std::this_thread::get_id();
     capture->origin = stream;
-    stream->capture = capture;
+    stream->join(capture);
     ++totals().graph_captures;
     const std::lock_guard lock(captures().mutex);
     captures().active.push_back(std::move(capture));
@@ -86,8 +86,10 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
     if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id()) {
       return cudaErrorStreamCaptureWrongThread;
     }
-    for (const auto& other : streams().all()) {
-      if (other->capture == capture) other->capture = nullptr;
+    for (CUstream_st* member : capture->streams) {
+      if (!streams().has(member)) continue;            // destroyed meanwhile
+      member->capture = nullptr;
+      member->capturing = false;
     }
     {
       const std::lock_guard lock(captures().mutex);

@@ -106,8 +106,9 @@ struct Capture {
   cudaStreamCaptureMode mode;
   std::thread::id thread;
   CUstream_st* origin;
-  bool invalid = false;
+  std::atomic<bool> invalid{false};
   WorkList work;
+  std::vector<CUstream_st*> streams;                   // all that take part
   std::set<CUstream_st*> forked;                       // joined the capture and have not been waited for
 };
 
@@ -139,9 +140,12 @@ struct CUstream_st {
   void hurry();                                        // somebody waits
   void wait_until_idle();
 
+  void join(const std::shared_ptr<heddle::emulator::Capture>& with);
+
   const int device;
   const bool blocking;                                 // ordered with the default stream
-  std::shared_ptr<heddle::emulator::Capture> capture;
+  std::shared_ptr<heddle::emulator::Capture> capture;  // for the thread that uses the stream; others ask `capturing`
+  std::atomic<bool> capturing{false};
 
  private:
   cudaError_t run(heddle::emulator::Work& work);

@@ -65,7 +65,7 @@ cudaError_t submit(cudaStream_t handle, std::function<cudaError_t()> run, bool a
   if (!handle) {  // the default stream waits for those that did not opt out
     for (const auto& other : streams().all()) {
       if (!other->blocking || other->device != stream->device) continue;
-      if (other->capture) return cudaErrorStreamCaptureImplicit;
+      if (other->capturing) return cudaErrorStreamCaptureImplicit;
       other->wait_until_idle();
     }
   }
@@ -125,6 +125,12 @@ void CUstream_st::run_thread() {
     wanted_ = false;
     changed_.notify_all();
   }
+}
+
+void CUstream_st::join(const std::shared_ptr<Capture>& with) {
+  with->streams.push_back(this);
+  capture = with;
+  capturing = true;
 }
 
 bool CUstream_st::idle() {
@@ -238,7 +244,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
     if (!stream || !events().has(event)) return cudaErrorInvalidResourceHandle;
     if (event->capture) {  // the stream joins the capture, or waits for a stream that did
       if (stream->capture && stream->capture != event->capture) return cudaErrorStreamCaptureMerge;
-      if (!stream->capture) stream->capture = event->capture;
+      if (!stream->capture) stream->join(event->capture);
       if (stream == stream->capture->origin) stream->capture->forked.erase(event->captured_stream);
       if (stream != stream->capture->origin) stream->capture->forked.insert(stream);
       return cudaSuccess;
