@@ -8,10 +8,11 @@ import { gpu } from './cases/gpu'
 import { load } from './cases/load'
 import { peers } from './cases/peers'
 import { prefill } from './cases/prefill'
-import { type Case } from './support/case'
+import { type Case, type Table } from './support/case'
+import { type Facts } from './support/facts'
 import { describeMachine } from './support/machine'
 import { parseCommandLine, usage, type CommandLine } from './support/options'
-import { header, line } from './support/report'
+import { header, line, tableText } from './support/report'
 import { type Result } from './support/statistics'
 
 const cases: Case[] = [decode, prefill, allReduce, boundary, load, peers]
@@ -22,22 +23,34 @@ interface CaseRecord {
   name: string
   results: Result[]
   notes: string[]
+  tables: Table[]
   error?: string
 }
 
 async function runCase(one: Case, { options }: CommandLine): Promise<CaseRecord> {
-  const record: CaseRecord = { name: one.name, results: [], notes: [] }
+  const record: CaseRecord = { name: one.name, results: [], notes: [], tables: [] }
+  const end = performance.now() + 1000 * options.budgetSeconds
   print(`\n${one.name}: ${one.about}`)
   const note = (text: string) => {
     record.notes.push(text)
     print(`  ${text}`)
   }
-  const add = (result: Result) => {
-    record.results.push(result)
+  const add = (result: Result, facts?: Facts) => {
+    record.results.push({ ...result, ...(facts && { facts }) })
     print(line(result))
   }
+  const table = (one: Table) => {
+    record.tables.push(one)
+    print(tableText(one))
+  }
+  const skip = (what: string, why: string) => note(`skipped: ${what}: ${why}`)
+  const hasTime = (what: string) => {
+    if (performance.now() < end) return true
+    note(`trimmed: ${what} (budget ${options.budgetSeconds} s a case; --full measures it)`)
+    return false
+  }
   try {
-    await one.run(options, { note, add })
+    await one.run(options, { note, add, table, skip, hasTime })
   } catch (error) {
     record.error = (error as Error).message
     process.stderr.write(`  ${one.name} failed: ${record.error}\n`)

@@ -1,10 +1,23 @@
 // A bench case: what it measures, told as data to run.ts, which owns printing and the file. Cases assert nothing; tests do.
 import { type BenchOptions } from './options'
+import { type Facts } from './facts'
 import { type Result } from './statistics'
+
+/** Figures that belong side by side: printed with aligned columns, kept in the file, shown in the report. */
+export interface Table {
+  title: string
+  columns: { key: string; title: string; unit?: string }[]
+  rows: Record<string, number | string | undefined>[]
+}
 
 export interface Reporter {
   note(text: string): void
-  add(result: Result): void
+  add(result: Result, facts?: Facts): void
+  table(table: Table): void
+  /** Says that something cannot be measured here and why; not a failure. */
+  skip(what: string, why: string): void
+  /** Whether the case's time budget still allows `what`; where it does not, says that it was trimmed. Always true with --full. */
+  hasTime(what: string): boolean
 }
 
 export interface Case {

@@ -17,12 +17,15 @@ export interface BenchOptions {
   batches: number[] // sequences that decode together
   devices: number[] // GPUs; ranks beyond their number share them
   cores: number
+  budgetSeconds: number // of a case; Infinity with --full
 }
 
 export interface CommandLine {
   help: boolean
   cases: string[]
   jsonFile?: string
+  htmlFile?: string
+  markdownFile?: string
   options: BenchOptions
 }
 
@@ -36,7 +39,11 @@ export const usage = `usage: npm run bench -- [case ...] [options]
   --batches 1,8,32         sequences that decode together (case gpu)
   --devices 0              GPUs of the case gpu, one rank each unless --tp is larger
   --data FOLDER            where synthetic checkpoints are kept (default $HEDDLE_BENCH_DATA, else ~/.cache/heddle-bench)
-  --json FILE              write machine, options, results and every sample`
+  --budget N               seconds a case may take before it trims what is left (default 60)
+  --full                   no budget: everything
+  --json FILE              write machine, options, results and every sample
+  --html FILE              write a report with charts that opens anywhere
+  --markdown FILE          write the same as text`
 
 export function parseCommandLine(args: string[]): CommandLine {
   const { values, positionals } = parseArgs({
@@ -53,13 +60,19 @@ export function parseCommandLine(args: string[]): CommandLine {
       batches: { type: 'string', default: '1,8,32' },
       devices: { type: 'string', default: '0' },
       data: { type: 'string', default: process.env.HEDDLE_BENCH_DATA ?? join(homedir(), '.cache', 'heddle-bench') },
+      budget: { type: 'string', default: '60' },
+      full: { type: 'boolean', default: false },
       json: { type: 'string' },
+      html: { type: 'string' },
+      markdown: { type: 'string' },
     },
   })
   return {
     help: values.help,
     cases: positionals,
     jsonFile: values.json,
+    htmlFile: values.html,
+    markdownFile: values.markdown,
     options: {
       sizes: counts('--tp', values.tp),
       shapeName: values['model-shape'],
@@ -72,6 +85,7 @@ export function parseCommandLine(args: string[]): CommandLine {
       batches: counts('--batches', values.batches),
       devices: values.devices.split(',').map((text) => count('--devices', String(Number(text) + 1)) - 1),
       cores: availableParallelism(),
+      budgetSeconds: values.full ? Infinity : count('--budget', values.budget),
     },
   }
 }

@@ -1,4 +1,5 @@
 // How results are shown: one aligned line each, the goal beside the figure it judges.
+import { type Table } from './case'
 import { type Goal, type Result } from './statistics'
 import { type Machine } from './machine'
 
@@ -14,6 +15,15 @@ export function line(result: Result): string {
   const figure = `${shown(result.median)} ${result.unit}`
   const quartiles = result.samples.length > 1 ? `[${shown(result.low)} – ${shown(result.high)}]` : ''
   return `  ${result.name.padEnd(44)} ${figure.padStart(16)}  ${quartiles.padEnd(20)} ${verdict(result)}`.trimEnd()
+}
+
+export function tableText({ title, columns, rows }: Table): string {
+  const cell = (value: number | string | undefined) => (typeof value === 'number' ? shown(value) : value ?? '')
+  const grid = [columns.map((column) => column.title), columns.map(({ unit }) => (unit ? `(${unit})` : '')),
+    ...rows.map((row) => columns.map(({ key }) => cell(row[key])))]
+  const widths = columns.map((_, i) => Math.max(...grid.map((row) => row[i].length)))
+  const lines = grid.map((row) => `  ${row.map((text, i) => text.padStart(widths[i])).join('  ')}`)
+  return [`  ${title}`, ...lines].join('\n')
 }
 
 function verdict({ goal, met }: Result): string {

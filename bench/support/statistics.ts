@@ -1,4 +1,5 @@
 // Medians and spreads. A single figure of the bench is always a median, shown with its quartiles.
+import { type Facts } from './facts'
 
 export function quantile(samples: readonly number[], q: number): number {
   const sorted = [...samples].sort((a, b) => a - b)
@@ -26,6 +27,7 @@ export interface Result {
   samples: number[]
   goal?: Goal
   met?: boolean
+  facts?: Facts
 }
 
 export function result(name: string, unit: string, samples: number[], goal?: Goal): Result {
