@@ -1,90 +1,126 @@
-// `npm run bench`: runs the named cases one after another and prints medians with quartiles. Rule: whatever is timed runs in a fresh
-// process; this one only asks, adds up and prints.
-import { writeFileSync } from 'node:fs'
-import { allReduce } from './cases/all-reduce'
-import { boundary } from './cases/boundary'
-import { decode } from './cases/decode'
-import { gpu } from './cases/gpu'
-import { load } from './cases/load'
-import { peers } from './cases/peers'
-import { prefill } from './cases/prefill'
-import { type Case, type Table } from './support/case'
-import { type Facts } from './support/facts'
+// `npm run bench`: runs the named cases one after another and prints medians with quartiles. Rule: each case runs in a fresh process, and
+// what it times in processes of its own; this one only starts them, prints and writes.
+import { join } from 'node:path'
+import { allCases, chosenCases } from './cases'
+import { type Case } from './support/case'
+import { CaseProcess } from './support/case-process'
+import { emptyRecord, type CaseEvent, type CaseRecord } from './support/case-record'
 import { describeMachine } from './support/machine'
 import { parseCommandLine, usage, type CommandLine } from './support/options'
 import { header, line, tableText } from './support/report'
-import { type Result } from './support/statistics'
+import { runFileVersion, writeRun, type BenchRun } from './support/run-file'
 
-const cases: Case[] = [decode, prefill, allReduce, boundary, load, peers]
-// Only when it is named: it needs a GPU, and as it stands a checkpoint of 16 GB.
-const casesByName: Case[] = [...cases, gpu]
+const caseScript = join(__dirname, 'run-case.js')
+const graceSeconds = 240 // beyond its share: a first run builds programs and writes a checkpoint; what takes longer hangs
 
-interface CaseRecord {
-  name: string
-  results: Result[]
-  notes: string[]
-  tables: Table[]
-  error?: string
+const failed = 1
+const wrongUsage = 2
+const signalNumbers = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 }
+type EndSignal = keyof typeof signalNumbers
+
+/** A run under way: what has been measured so far, and the process of the case that is measured now. */
+class Run {
+  readonly record: BenchRun
+  private current?: CaseProcess
+  endedBy?: EndSignal
+  private readonly start = performance.now()
+
+  constructor(private readonly args: string[], private readonly commandLine: CommandLine) {
+    const { options, budgetSeconds } = commandLine
+    const { folder: _, ...plain } = options
+    this.record = {
+      version: runFileVersion,
+      command: ['npm run bench --', ...args.map(quoted)].join(' '),
+      machine: describeMachine(),
+      options: { ...plain, budgetSeconds: Number.isFinite(budgetSeconds) ? budgetSeconds : 'none' },
+      seconds: 0,
+      cases: [],
+    }
+  }
+
+  async runAll(cases: Case[]): Promise<void> {
+    for (const [i, one] of cases.entries()) {
+      if (this.endedBy) break
+      this.record.cases.push(await this.runCase(one, this.share(cases.slice(i))))
+      this.record.seconds = this.elapsed()
+      if (this.endedBy) this.record.interrupted = true
+      if (this.commandLine.jsonFile) writeRun(this.commandLine.jsonFile, this.record)
+    }
+  }
+
+  stop(signal: EndSignal): void {
+    this.endedBy = signal
+    this.current?.stop(`interrupted by ${signal}`)
+  }
+
+  /** Seconds for the first of these cases: what is left of the run, by weight. What one case leaves over goes to the next ones. */
+  private share(waiting: Case[]): number {
+    const weights = waiting.map(({ weight = 1 }) => weight)
+    const left = Math.max(0, this.commandLine.budgetSeconds - this.elapsed())
+    return (left * weights[0]) / weights.reduce((sum, weight) => sum + weight, 0)
+  }
+
+  private elapsed(): number {
+    return (performance.now() - this.start) / 1000
+  }
+
+  private async runCase(one: Case, seconds: number): Promise<CaseRecord> {
+    const limited = Number.isFinite(seconds)
+    print(`\n${one.name}: ${one.about}${limited ? ` (${seconds.toFixed(0)} s)` : ''}`)
+    const record = emptyRecord(one.name, one.about, limited ? seconds : undefined)
+    this.current = new CaseProcess(caseScript, [one.name, String(seconds), ...this.args], seconds + graceSeconds)
+    await this.current.run(record, (event) => print(eventText(event, seconds)))
+    if (record.error) process.stderr.write(`  ${one.name} failed: ${record.error}\n`)
+    return record
+  }
 }
 
-async function runCase(one: Case, { options }: CommandLine): Promise<CaseRecord> {
-  const record: CaseRecord = { name: one.name, results: [], notes: [], tables: [] }
-  const end = performance.now() + 1000 * options.budgetSeconds
-  print(`\n${one.name}: ${one.about}`)
-  const note = (text: string) => {
-    record.notes.push(text)
-    print(`  ${text}`)
-  }
-  const add = (result: Result, facts?: Facts) => {
-    record.results.push({ ...result, ...(facts && { facts }) })
-    print(line(result))
-  }
-  const table = (one: Table) => {
-    record.tables.push(one)
-    print(tableText(one))
-  }
-  const skip = (what: string, why: string) => note(`skipped: ${what}: ${why}`)
-  const hasTime = (what: string) => {
-    if (performance.now() < end) return true
-    note(`trimmed: ${what} (budget ${options.budgetSeconds} s a case; --full measures it)`)
-    return false
-  }
-  try {
-    await one.run(options, { note, add, table, skip, hasTime })
-  } catch (error) {
-    record.error = (error as Error).message
-    process.stderr.write(`  ${one.name} failed: ${record.error}\n`)
-  }
-  return record
-}
-
-function chosenCases(names: string[]): Case[] {
-  const unknown = names.find((name) => !casesByName.some((one) => one.name === name))
-  if (unknown) throw new Error(`bench: expected cases among ${casesByName.map((one) => one.name).join(', ')}, got ${unknown}`)
-  return names.length === 0 ? cases : casesByName.filter((one) => names.includes(one.name))
+function eventText(event: CaseEvent, seconds: number): string {
+  if (event.kind === 'result') return line(event.result)
+  if (event.kind === 'table') return tableText(event.table)
+  if (event.kind === 'note') return `  ${event.text}`
+  if (event.kind === 'skipped') return `  skipped: ${event.what}: ${event.why}`
+  if (event.kind === 'trimmed') return `  trimmed: ${event.what} (${seconds.toFixed(0)} s for this case; --full measures it)`
+  return `  error: ${event.message}`
 }
 
 async function main(args: string[]): Promise<number> {
   let commandLine: CommandLine
-  let chosen: Case[]
+  let cases: Case[]
   try {
     commandLine = parseCommandLine(args)
-    chosen = chosenCases(commandLine.cases)
+    cases = chosenCases(commandLine.cases)
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n${usage}\n`)
-    return 2
+    return wrongUsage
   }
   if (commandLine.help) {
-    print([usage, 'cases:', ...casesByName.map((one) => `  ${one.name.padEnd(10)} ${one.about}`)].join('\n'))
+    print([usage, 'cases:', ...allCases.map((one) => `  ${one.name.padEnd(13)} ${one.about}`)].join('\n'))
     return 0
   }
-  const machine = describeMachine()
-  print(header(machine))
-  const records: CaseRecord[] = []
-  for (const one of chosen) records.push(await runCase(one, commandLine))
-  const { jsonFile, options } = commandLine
-  if (jsonFile) writeFileSync(jsonFile, `${JSON.stringify({ machine, options, cases: records }, null, 2)}\n`)
-  return records.some((record) => record.error) ? 1 : 0
+  const run = new Run(args, commandLine)
+  for (const signal of Object.keys(signalNumbers) as EndSignal[]) process.once(signal, () => run.stop(signal))
+  print(header(run.record.machine))
+  await run.runAll(cases)
+  print(`\n${summary(run.record)}`)
+  if (run.endedBy) return 128 + signalNumbers[run.endedBy]
+  return run.record.cases.some((record) => record.error) ? failed : 0
+}
+
+function summary({ cases, seconds }: BenchRun): string {
+  const count = (of: (record: CaseRecord) => unknown[]) => cases.reduce((sum, record) => sum + of(record).length, 0)
+  const goals = cases.flatMap(({ results }) => results).filter(({ goal }) => goal)
+  return [
+    `${count((record) => record.results)} results of ${cases.length} cases in ${seconds.toFixed(0)} s`,
+    `goals met: ${goals.filter(({ met }) => met).length} of ${goals.length}`,
+    `skipped: ${count((record) => record.skipped)}`,
+    `trimmed: ${count((record) => record.trimmed)}`,
+    `failed: ${cases.filter(({ error }) => error).map(({ name }) => name).join(', ') || 'none'}`,
+  ].join('; ')
+}
+
+function quoted(argument: string): string {
+  return /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`
 }
 
 function print(text: string): void {

@@ -16,13 +16,14 @@ export interface Reporter {
   table(table: Table): void
   /** Says that something cannot be measured here and why; not a failure. */
   skip(what: string, why: string): void
-  /** Whether the case's time budget still allows `what`; where it does not, says that it was trimmed. Always true with --full. */
+  /** Whether the case's time budget still allows `what`; where it does not, says that it was trimmed. True when first asked and with --full. */
   hasTime(what: string): boolean
 }
 
 export interface Case {
   name: string
   about: string
+  weight?: number // its share of the run's time beside the others; 1 where absent
   run(options: BenchOptions, report: Reporter): Promise<void>
 }
 

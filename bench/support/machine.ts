@@ -1,7 +1,7 @@
 // What a figure must never be shown without: the machine, the versions and the load it was measured under.
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { availableParallelism, cpus, loadavg, totalmem } from 'node:os'
+import { availableParallelism, cpus, loadavg, release, totalmem, type } from 'node:os'
 import { join } from 'node:path'
 import { projectRoot } from './project'
 
@@ -9,7 +9,9 @@ export interface Machine {
   cpu: string
   cores: number
   isa: string[]
+  gpus: string[] // name, driver and memory of each
   memoryGigabytes: number
+  system: string
   node: string
   heddle: string
   commit: string
@@ -28,12 +30,28 @@ export function describeMachine(): Machine {
     cpu: `${cpus()[0]?.model ?? 'unknown'}${family ? ` (family/model ${family})` : ''}`,
     cores: availableParallelism(),
     isa: isaOfInterest.filter((name) => flags.includes(name)),
+    gpus: gpus(),
     memoryGigabytes: Math.round(totalmem() / 1e9),
+    system: `${type()} ${release()}, ${distribution()}`,
     node: process.version,
     heddle: version,
     commit: commit(),
     loadAverage: loadavg()[0],
     date: new Date().toISOString(),
+  }
+}
+
+function gpus(): string[] {
+  const asked = ['--query-gpu=name,driver_version,memory.total', '--format=csv,noheader']
+  const { status, stdout } = spawnSync('nvidia-smi', asked, { encoding: 'utf8', timeout: 20_000 })
+  return status === 0 ? stdout.trim().split('\n').filter(Boolean) : []
+}
+
+function distribution(): string {
+  try {
+    return /^PRETTY_NAME="?([^"\n]*)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'unknown'
+  } catch {
+    return 'unknown'
   }
 }
 

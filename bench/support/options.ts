@@ -17,19 +17,24 @@ export interface BenchOptions {
   batches: number[] // sequences that decode together
   devices: number[] // GPUs; ranks beyond their number share them
   cores: number
-  budgetSeconds: number // of a case; Infinity with --full
+  budgetSeconds: number // of this case; Infinity with --full
 }
 
 export interface CommandLine {
   help: boolean
   cases: string[]
+  budgetSeconds: number // of the whole run; Infinity with --full
   jsonFile?: string
   htmlFile?: string
   markdownFile?: string
   options: BenchOptions
 }
 
+const defaultBudget = 540
+
 export const usage = `usage: npm run bench -- [case ...] [options]
+       npm run bench -- compare A.json B.json [--json FILE]            what changed beyond noise
+       npm run bench -- report A.json [--html FILE] [--markdown FILE]  a report of an earlier run
   --tp 1,2                 group sizes
   --model-shape NAME       ${Object.keys(modelShapes).join(', ')} (default qwen3-0.6b)
   --repeats N              alternating repeats of every measurement (default 5)
@@ -39,9 +44,9 @@ export const usage = `usage: npm run bench -- [case ...] [options]
   --batches 1,8,32         sequences that decode together (case gpu)
   --devices 0              GPUs of the case gpu, one rank each unless --tp is larger
   --data FOLDER            where synthetic checkpoints are kept (default $HEDDLE_BENCH_DATA, else ~/.cache/heddle-bench)
-  --budget N               seconds a case may take before it trims what is left (default 60)
+  --budget N               seconds of the whole run, shared among the cases, which trim what does not fit (default ${defaultBudget})
   --full                   no budget: everything
-  --json FILE              write machine, options, results and every sample
+  --json FILE              write machine, options, results and every sample, after every case
   --html FILE              write a report with charts that opens anywhere
   --markdown FILE          write the same as text`
 
@@ -60,16 +65,18 @@ export function parseCommandLine(args: string[]): CommandLine {
       batches: { type: 'string', default: '1,8,32' },
       devices: { type: 'string', default: '0' },
       data: { type: 'string', default: process.env.HEDDLE_BENCH_DATA ?? join(homedir(), '.cache', 'heddle-bench') },
-      budget: { type: 'string', default: '60' },
+      budget: { type: 'string', default: String(defaultBudget) },
       full: { type: 'boolean', default: false },
       json: { type: 'string' },
       html: { type: 'string' },
       markdown: { type: 'string' },
     },
   })
+  const budgetSeconds = values.full ? Infinity : count('--budget', values.budget)
   return {
     help: values.help,
     cases: positionals,
+    budgetSeconds,
     jsonFile: values.json,
     htmlFile: values.html,
     markdownFile: values.markdown,
@@ -85,7 +92,7 @@ export function parseCommandLine(args: string[]): CommandLine {
       batches: counts('--batches', values.batches),
       devices: values.devices.split(',').map((text) => count('--devices', String(Number(text) + 1)) - 1),
       cores: availableParallelism(),
-      budgetSeconds: values.full ? Infinity : count('--budget', values.budget),
+      budgetSeconds,
     },
   }
 }

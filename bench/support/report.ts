@@ -7,6 +7,7 @@ export function header(machine: Machine): string {
   return [
     `heddle ${machine.heddle} (${machine.commit}), node ${machine.node}, ${machine.date}`,
     `${machine.cpu}, ${machine.cores} cores, ${machine.memoryGigabytes} GB, ${machine.isa.join(' ')}`,
+    ...(machine.gpus.length > 0 ? [machine.gpus.join('; ')] : []),
     `load average before the run: ${machine.loadAverage.toFixed(2)}; medians of alternating repeats, [quartiles]; random weights`,
   ].join('\n')
 }

@@ -27,6 +27,7 @@ export interface Result {
   samples: number[]
   goal?: Goal
   met?: boolean
+  better?: 'higher' | 'lower' // only where neither the goal nor the unit says it
   facts?: Facts
 }
 

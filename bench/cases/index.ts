@@ -1,0 +1,21 @@
+// Every case of the bench, in the order in which they run.
+import { type Case } from '../support/case'
+import { allReduce } from './all-reduce'
+import { boundary } from './boundary'
+import { decode } from './decode'
+import { gpu } from './gpu'
+import { load } from './load'
+import { peers } from './peers'
+import { prefill } from './prefill'
+
+export const defaultCases: Case[] = [decode, prefill, allReduce, boundary, load, peers]
+
+// Only when it is named: it needs a GPU, and as it stands a checkpoint of 16 GB.
+export const allCases: Case[] = [...defaultCases, gpu]
+
+/** The cases of these names in the order of the list, the default ones for none; throws on a name that no case has. */
+export function chosenCases(names: string[]): Case[] {
+  const unknown = names.find((name) => !allCases.some((one) => one.name === name))
+  if (unknown) throw new Error(`bench: expected cases among ${allCases.map((one) => one.name).join(', ')}, got ${unknown}`)
+  return names.length === 0 ? defaultCases : allCases.filter((one) => names.includes(one.name))
+}
