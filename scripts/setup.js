@@ -22,6 +22,8 @@ function modulesAreCurrent() {
 function installModules() {
   if (modulesAreCurrent()) return true
   console.log('heddle: installing the npm packages (npm ci)')
+  // a link leads to the modules of another checkout, which npm ci would empty
+  if (fs.lstatSync(nodeModule(''), { throwIfNoEntry: false })?.isSymbolicLink()) fs.unlinkSync(nodeModule(''))
   const args = ['ci', '--ignore-scripts', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error']
   const npm = process.env.npm_execpath ?? ''
   return (npm.endsWith('npm-cli.js') ? runNode([npm, ...args]) : run('npm', args)) === 0
