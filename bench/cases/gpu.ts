@@ -7,6 +7,7 @@ import { type BenchOptions } from '../support/options'
 import { randomIds } from '../support/random'
 import { ratios, result, type Goal } from '../support/statistics'
 
+const batches = [1, 8, 32]
 const skippedTokens = 8
 const goalShape = 'qwen3-8b'
 const decodeGoal = { least: 235 } // tok/s of one sequence on one H200
@@ -52,7 +53,7 @@ export const gpu: Case = {
 
 async function compareDecode(ways: Way[], options: BenchOptions, report: Reporter): Promise<void> {
   let single: number[] | undefined // heddle's step of one sequence
-  for (const batch of options.batches) {
+  for (const batch of options.batches ?? batches) {
     for (const way of ways) way.steps = []
     const rows = (seed: number) =>
       Array.from({ length: batch }, (_, row) => randomIds(options.contextTokens, options.shape.vocabSize, seed * batch + row))

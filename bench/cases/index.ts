@@ -3,12 +3,13 @@ import { type Case } from '../support/case'
 import { allReduce } from './all-reduce'
 import { boundary } from './boundary'
 import { decode } from './decode'
+import { gemm } from './gemm'
 import { gpu } from './gpu'
 import { load } from './load'
 import { peers } from './peers'
 import { prefill } from './prefill'
 
-export const defaultCases: Case[] = [decode, prefill, allReduce, boundary, load, peers]
+export const defaultCases: Case[] = [decode, prefill, allReduce, gemm, boundary, load, peers]
 
 // Only when it is named: it needs a GPU, and as it stands a checkpoint of 16 GB.
 export const allCases: Case[] = [...defaultCases, gpu]

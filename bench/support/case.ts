@@ -16,8 +16,11 @@ export interface Reporter {
   table(table: Table): void
   /** Says that something cannot be measured here and why; not a failure. */
   skip(what: string, why: string): void
-  /** Whether the case's time budget still allows `what`; where it does not, says that it was trimmed. True when first asked and with --full. */
-  hasTime(what: string): boolean
+  /**
+   * Whether the case's time budget still allows `what`, which takes about `seconds`; where it does not, says that it was trimmed. True when
+   * first asked and with --full.
+   */
+  hasTime(what: string, seconds?: number): boolean
 }
 
 export interface Case {

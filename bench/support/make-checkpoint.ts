@@ -17,6 +17,7 @@ export interface CheckpointOptions {
 export function makeCheckpoint(folder: string, shapeName: string, options: CheckpointOptions = {}): string {
   const { seed = 1 } = options
   const shape = shapeOf(shapeName)
+  if (shape.layersOnly) throw new Error(`make-checkpoint: ${shapeName}: only its layers are measured, by the cases gemm and layers`)
   const stamp = JSON.stringify({ shapeName, shape, seed, formatVersion })
   const stampFile = join(folder, 'synthetic.json')
   if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return folder

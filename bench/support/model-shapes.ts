@@ -8,6 +8,8 @@ export interface ModelShape {
   intermediateSize: number
   vocabSize: number
   tied: boolean // the head shares the embedding's weight
+  /** Only its layers can be measured: no checkpoint of this family is written. Not gated: two matrices in the MLP, GELU between them. */
+  layersOnly?: { gated: boolean; queryKeyNorm: boolean; rope: boolean }
 }
 
 export const modelShapes: Record<string, ModelShape> = {
@@ -18,6 +20,22 @@ export const modelShapes: Record<string, ModelShape> = {
   'qwen3-8b': {
     hiddenSize: 4096, layerCount: 36, headCount: 32, kvHeadCount: 8, headDim: 128,
     intermediateSize: 12288, vocabSize: 151936, tied: false,
+  },
+  'qwen3-32b': {
+    hiddenSize: 5120, layerCount: 64, headCount: 64, kvHeadCount: 8, headDim: 128,
+    intermediateSize: 25600, vocabSize: 151936, tied: false,
+  },
+  // Llama 3.1 70B, meta-llama/Llama-3.1-70B config.json
+  'llama-70b': {
+    hiddenSize: 8192, layerCount: 80, headCount: 64, kvHeadCount: 8, headDim: 128,
+    intermediateSize: 28672, vocabSize: 128256, tied: false,
+    layersOnly: { gated: true, queryKeyNorm: false, rope: true },
+  },
+  // GPT-3 175B, Brown et al. 2020 (arXiv 2005.14165), table 2.1; feed-forward 4 · hidden, section 2.1
+  'gpt3-175b': {
+    hiddenSize: 12288, layerCount: 96, headCount: 96, kvHeadCount: 96, headDim: 128,
+    intermediateSize: 49152, vocabSize: 50257, tied: true,
+    layersOnly: { gated: false, queryKeyNorm: false, rope: false },
   },
   // One layer whose arithmetic costs next to nothing: what is left is the cost of a step.
   tiny: {
@@ -34,6 +52,46 @@ export function shapeOf(name: string): ModelShape {
   const shape = modelShapes[name]
   if (!shape) throw new Error(`model shape: expected one of ${Object.keys(modelShapes).join(', ')}, got ${name}`)
   return shape
+}
+
+/** A matrix product of one rank: y [rows, outFeatures] = x [rows, inFeatures] · weightᵀ. */
+export interface LinearShape {
+  name: 'qkv' | 'o' | 'gate_up' | 'up' | 'down' | 'head'
+  inFeatures: number
+  outFeatures: number
+}
+
+/** Whether every rank of a group of `tp` gets whole heads and an equal part of the MLP. */
+export function divides(shape: ModelShape, tp: number): boolean {
+  const kvHeadsFit = shape.kvHeadCount % tp === 0 || tp % shape.kvHeadCount === 0
+  return shape.headCount % tp === 0 && kvHeadsFit && shape.intermediateSize % tp === 0
+}
+
+/** The linears of one rank of `tp`, as the layers split them: KV heads are replicated beyond their number, the vocabulary is padded. */
+export function linearsOf(shape: ModelShape, tp: number): LinearShape[] {
+  if (!divides(shape, tp)) throw new Error(`linearsOf: expected a group size that divides the shape, got ${tp}`)
+  const { hiddenSize, headCount, kvHeadCount, headDim, vocabSize } = shape
+  const kvHeads = Math.max(kvHeadCount / tp, 1)
+  const queryWidth = (headCount / tp) * headDim
+  const inner = shape.intermediateSize / tp
+  const gated = shape.layersOnly?.gated ?? true
+  return [
+    { name: 'qkv', inFeatures: hiddenSize, outFeatures: queryWidth + 2 * kvHeads * headDim },
+    { name: 'o', inFeatures: queryWidth, outFeatures: hiddenSize },
+    { name: gated ? 'gate_up' : 'up', inFeatures: hiddenSize, outFeatures: (gated ? 2 : 1) * inner },
+    { name: 'down', inFeatures: inner, outFeatures: hiddenSize },
+    { name: 'head', inFeatures: hiddenSize, outFeatures: Math.ceil(vocabSize / tp) },
+  ]
+}
+
+/** Bytes that one product must move: 16-bit weights once, and x and y once in elements of `activationBytes`. */
+export function linearBytes({ inFeatures, outFeatures }: LinearShape, rows: number, activationBytes: number): number {
+  return 2 * inFeatures * outFeatures + activationBytes * rows * (inFeatures + outFeatures)
+}
+
+/** A multiply and an add for each weight and row. */
+export function linearOperations({ inFeatures, outFeatures }: LinearShape, rows: number): number {
+  return 2 * inFeatures * outFeatures * rows
 }
 
 export interface NamedShape {

@@ -14,7 +14,11 @@ export interface BenchOptions {
   contextTokens: number
   decodeTokens: number
   prefillTokens: number[]
-  batches: number[] // sequences that decode together
+  batches?: number[] // sequences that decode together; none: as the case likes
+  contexts: number[] // tokens in the cache, to see what attention takes of a step
+  layerShapes: string[] // models whose linears and layers are measured one by one
+  layerSizes: number[] // group sizes of their shards, whether there are as many cores or not
+  rows: number[] // of the linears' inputs
   devices: number[] // GPUs; ranks beyond their number share them
   cores: number
   budgetSeconds: number // of this case; Infinity with --full
@@ -31,6 +35,8 @@ export interface CommandLine {
 }
 
 const defaultBudget = 540
+const defaultLayerShapes = 'gpt3-175b,llama-70b,qwen3-32b,qwen3-8b'
+const defaultRows = '1,2,4,8,16,32,64,128,256,512,1024,2048,4096'
 
 export const usage = `usage: npm run bench -- [case ...] [options]
        npm run bench -- compare A.json B.json [--json FILE]            what changed beyond noise
@@ -41,7 +47,11 @@ export const usage = `usage: npm run bench -- [case ...] [options]
   --context N              tokens in the cache before decode is timed (default 128)
   --decode-tokens N        tokens timed a repeat (default 24)
   --prefill-tokens 128,512
-  --batches 1,8,32         sequences that decode together (case gpu)
+  --batches 1,2,4,8        sequences that decode together (default; case gpu: 1,8,32)
+  --contexts 128,4096      tokens in the cache (case decode: what attention takes of a step)
+  --models A,B             shapes of the cases gemm and layers (default ${defaultLayerShapes})
+  --shards 1,2,4,8         group sizes whose shards gemm and layers measure
+  --rows 1,4,16,...        rows of the linears' inputs (default ${defaultRows})
   --devices 0              GPUs of the case gpu, one rank each unless --tp is larger
   --data FOLDER            where synthetic checkpoints are kept (default $HEDDLE_BENCH_DATA, else ~/.cache/heddle-bench)
   --budget N               seconds of the whole run, shared among the cases, which trim what does not fit (default ${defaultBudget})
@@ -62,7 +72,11 @@ export function parseCommandLine(args: string[]): CommandLine {
       context: { type: 'string', default: '128' },
       'decode-tokens': { type: 'string', default: '24' },
       'prefill-tokens': { type: 'string', default: '128,512' },
-      batches: { type: 'string', default: '1,8,32' },
+      batches: { type: 'string' },
+      contexts: { type: 'string', default: '128,4096' },
+      models: { type: 'string', default: defaultLayerShapes },
+      shards: { type: 'string', default: '1,2,4,8' },
+      rows: { type: 'string', default: defaultRows },
       devices: { type: 'string', default: '0' },
       data: { type: 'string', default: process.env.HEDDLE_BENCH_DATA ?? join(homedir(), '.cache', 'heddle-bench') },
       budget: { type: 'string', default: String(defaultBudget) },
@@ -89,12 +103,20 @@ export function parseCommandLine(args: string[]): CommandLine {
       contextTokens: count('--context', values.context),
       decodeTokens: count('--decode-tokens', values['decode-tokens']),
       prefillTokens: counts('--prefill-tokens', values['prefill-tokens']),
-      batches: counts('--batches', values.batches),
+      ...(values.batches && { batches: counts('--batches', values.batches) }),
+      contexts: counts('--contexts', values.contexts),
+      layerShapes: layerShapes(values.models),
+      layerSizes: counts('--shards', values.shards),
+      rows: counts('--rows', values.rows),
       devices: values.devices.split(',').map((text) => count('--devices', String(Number(text) + 1)) - 1),
       cores: availableParallelism(),
       budgetSeconds,
     },
   }
+}
+
+function layerShapes(text: string): string[] {
+  return text.split(',').filter((name) => shapeOf(name))
 }
 
 function count(name: string, text: string): number {

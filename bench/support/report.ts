@@ -19,7 +19,7 @@ export function line(result: Result): string {
 }
 
 export function tableText({ title, columns, rows }: Table): string {
-  const cell = (value: number | string | undefined) => (typeof value === 'number' ? shown(value) : value ?? '')
+  const cell = (value: number | string | undefined) => (typeof value === 'number' ? (Number.isInteger(value) ? String(value) : shown(value)) : value ?? '')
   const grid = [columns.map((column) => column.title), columns.map(({ unit }) => (unit ? `(${unit})` : '')),
     ...rows.map((row) => columns.map(({ key }) => cell(row[key])))]
   const widths = columns.map((_, i) => Math.max(...grid.map((row) => row[i].length)))

@@ -1,11 +1,9 @@
 // Times the linear layer of one rank at the shapes of a 0.6 B transformer and their halves: linear_bench [dtype]
 // [exact] [best] [rounds]. Weights come cold from a pool larger than the caches, as in decoding; a read-only stream
 // over the pool is timed in the same rounds. Times are medians, with `best` the shortest ones (for a busy machine).
+// `linear_bench ask` times what it is asked for instead: see linear_asked.h.
 // `exact` takes float32 inputs as they are; otherwise bfloat16 compute. HEDDLE_CPU_ISA restricts the kernels.
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,18 +13,15 @@
 
 #include "core/error.h"
 #include "cpu/linear.h"
+#include "tests/linear_asked.h"
 #include "tests/test.h"
-
-#if defined(__x86_64__) && !defined(__clang__)
-#define HEDDLE_WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define HEDDLE_WIDEST
-#endif
+#include "tests/weight_pool.h"
 
 namespace {
 
 using heddle::DType;
-using Clock = std::chrono::steady_clock;
+using heddle::test::Clock;
+using heddle::test::seconds_since;
 
 constexpr size_t kPoolBytes = size_t{256} << 20;
 constexpr int64_t kMaxRows = 512;
@@ -58,77 +53,10 @@ Options parse(int count, char** arguments) {
   return options;
 }
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
 double typical(const Options& options, std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[options.best ? 0 : values.size() / 2];
 }
-
-// The best way to read that is known: four far streams, each fetched 1 KB ahead, added up in the widest vectors.
-HEDDLE_WIDEST uint64_t read_all(const std::byte* base, size_t bytes) {
-  typedef uint64_t Line __attribute__((vector_size(64), aligned(8)));
-  const size_t part = bytes / 4;
-  Line sums[4] = {};
-  for (size_t at = 0; at < part; at += 64) {
-    for (size_t i = 0; i < 4; ++i) {
-      const std::byte* line = base + i * part + at;
-      __builtin_prefetch(line + 1024);
-      sums[i] += *reinterpret_cast<const Line*>(line);
-    }
-  }
-  uint64_t sum = 0;
-  for (const Line& line : sums) {
-    for (size_t i = 0; i < 8; ++i) sum += line[i];
-  }
-  return sum;
-}
-
-// Random weights; the cursor walks through them so that a matrix is cold when its turn comes again.
-class Pool {
- public:
-  explicit Pool(DType dtype) : element_size_(heddle::size_of(dtype)) {
-    memory_ =
-        static_cast<std::byte*>(mmap(nullptr, kPoolBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-#ifdef MADV_HUGEPAGE
-    madvise(memory_, kPoolBytes, MADV_HUGEPAGE);
-#endif
-    heddle::test::Random random(1);
-    std::vector<float> values(size_t{1} << 16);
-    for (size_t at = 0; at < kPoolBytes; at += values.size() * element_size_) {
-      for (float& value : values) value = random.uniform();
-      heddle::convert(values.data(), DType::float32, memory_ + at, dtype, values.size());
-    }
-  }
-  Pool(const Pool&) = delete;
-  Pool& operator=(const Pool&) = delete;
-  ~Pool() { munmap(memory_, kPoolBytes); }
-
-  const std::byte* next(const Shape& shape) {
-    const size_t bytes = static_cast<size_t>(shape.in * shape.out) * element_size_;
-    if (cursor_ + bytes > kPoolBytes) cursor_ = 0;
-    const std::byte* weight = memory_ + cursor_;
-    cursor_ += bytes;
-    return weight;
-  }
-
-  // Seconds per byte of a read-only stream.
-  double stream() {
-    constexpr size_t kBytes = size_t{64} << 20;
-    if (cursor_ + kBytes > kPoolBytes) cursor_ = 0;
-    const std::byte* base = memory_ + cursor_;
-    cursor_ += kBytes;
-    const auto start = Clock::now();
-    volatile uint64_t sink = read_all(base, kBytes);
-    static_cast<void>(sink);
-    return seconds_since(start) / kBytes;
-  }
-
- private:
-  size_t element_size_;
-  std::byte* memory_ = nullptr;
-  size_t cursor_ = 0;
-};
 
 using Times = std::map<std::pair<size_t, int64_t>, std::vector<double>>;  // [shape, rows]
 
@@ -150,7 +78,7 @@ void print(const Options& options, const Times& times, double stream_bytes_per_s
 }
 
 void bench(const Options& options) {
-  Pool pool(options.dtype);
+  heddle::test::WeightPool pool(options.dtype, kPoolBytes);
   heddle::test::Random random(2);
   const std::vector<float> x = random.uniform_vector(static_cast<size_t>(kMaxRows * 3072));
   std::vector<float> y(static_cast<size_t>(kMaxRows * 6144));
@@ -161,7 +89,7 @@ void bench(const Options& options) {
     for (const int64_t rows : kRows) {
       for (size_t i = 0; i < std::size(kShapes); ++i) {
         const Shape& shape = kShapes[i];
-        const std::byte* weight = pool.next(shape);
+        const std::byte* weight = pool.next(shape.in, shape.out);
         const auto start = Clock::now();
         heddle::cpu::linear({x.data(), weight, options.dtype, y.data(), rows, shape.in, shape.out, !options.exact},
                             scratch);
@@ -180,6 +108,7 @@ void bench(const Options& options) {
 
 int main(int count, char** arguments) {
   try {
+    if (count > 1 && std::strcmp(arguments[1], "ask") == 0) return heddle::test::answer_linears(count, arguments);
     bench(parse(count, arguments));
     return 0;
   } catch (const heddle::Error& error) {
