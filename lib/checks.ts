@@ -28,3 +28,12 @@ export function checkFlags(where: string, values: Record<string, unknown>): void
 export function checkEps(where: string, eps: unknown): void {
   if (typeof eps !== 'number' || !(eps >= 0) || eps === Infinity) throw invalidArgument(`${where}: eps`, 'a finite number from 0', eps)
 }
+
+/**
+ * Whether a name from a model's files can only mean a file inside its folder. Refuses by POSIX and by Windows rules alike, on every platform:
+ * what is safe here is safe elsewhere.
+ */
+export function isSafeFileName(name: string): boolean {
+  if (name === '' || name.length > 1024 || /[\u0000-\u001f\u007f\\:]/.test(name)) return false
+  return name.split('/').every((segment) => segment !== '' && segment !== '.' && !/^\.\.[. ]*$/.test(segment) && !/[. ]$/.test(segment))
+}

@@ -4,6 +4,7 @@ import { parseArgs } from 'node:util'
 import { messageOf } from '../errors'
 import type { GenerateOptions } from '../generation/options'
 import type { PretrainedOptions } from '../generation/load-model'
+import { downloadLine } from './download-line'
 
 export class UsageError extends Error {}
 
@@ -18,6 +19,7 @@ export const modelOptions = {
   device: { type: 'string' },
   devices: { type: 'string' },
   communicator: { type: 'string' },
+  revision: { type: 'string' },
   help: { type: 'boolean' }
 } as const
 
@@ -45,10 +47,10 @@ function shortened(message: string): string {
   return withDash ? `${first.replace(/\.$/, '')}: write a value that begins with a dash as ${withDash[1]}` : first
 }
 
-/** The folder of `--model`, and how to load it. */
-export function modelArguments(values: Values): { folder: string; options: PretrainedOptions } {
-  const folder = text(values, 'model')
-  if (folder === undefined) throw new UsageError('--model FOLDER is missing')
+/** `--model`, and how to load it. A download shows its progress where a person can see it. */
+export function modelArguments(values: Values): { model: string; options: PretrainedOptions } {
+  const model = text(values, 'model')
+  if (model === undefined) throw new UsageError('--model NAME is missing')
   const tpSize = number(values, 'tp')
   const device = choice(values, 'device', ['auto', 'cpu', 'cuda'] as const)
   const devices = numbers(values, 'devices')
@@ -57,7 +59,9 @@ export function modelArguments(values: Values): { folder: string; options: Pretr
   if (tpSize !== undefined && !(Number.isInteger(tpSize) && tpSize >= 1))
     throw new UsageError(`--tp expects a number of ranks from 1, got ${tpSize}`)
   const ranks = { ...(tpSize !== undefined && { tpSize }), ...(device && { device }), ...(devices && { devices }) }
-  return { folder, options: { ...ranks, ...(communicator && { communicator }), ...(dtype && { dtype }) } }
+  const revision = text(values, 'revision')
+  const source = { ...(revision !== undefined && { revision }), ...(process.stderr.isTTY && { onProgress: downloadLine(process.stderr) }) }
+  return { model, options: { ...source, ...ranks, ...(communicator && { communicator }), ...(dtype && { dtype }) } }
 }
 
 export function answerArguments(values: Values): GenerateOptions {

@@ -12,12 +12,12 @@ const help = '/exit ends the chat, /reset forgets it, Ctrl-C stops an answer\n'
 
 export async function chat(args: string[]): Promise<void> {
   const values = parseOptions(args, { ...modelOptions, ...answerOptions })
-  const { folder, options } = modelArguments(values)
+  const { model: name, options } = modelArguments(values)
   const answer = answerArguments(values)
-  await using model = await AutoModelForCausalLM.fromPretrained(folder, options)
-  if (!model.tokenizer) throw new HeddleError('invalid_argument', `chat: expected a model folder with a tokenizer, got ${folder}`)
+  await using model = await AutoModelForCausalLM.fromPretrained(name, options)
+  if (!model.tokenizer) throw new HeddleError('invalid_argument', `chat: expected a model folder with a tokenizer, got ${name}`)
   const isTerminal = process.stdin.isTTY === true
-  if (isTerminal) process.stderr.write(`${folder} over ${model.info().size} rank(s) on ${model.info().device}. ${help}`)
+  if (isTerminal) process.stderr.write(`${name} over ${model.info().size} rank(s) on ${model.info().device}. ${help}`)
   await new ChatSession(model, answer, isTerminal).run()
 }
 

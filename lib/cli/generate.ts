@@ -19,12 +19,12 @@ export async function generate(args: string[]): Promise<void> {
     messages: { type: 'string' },
     json: { type: 'boolean' }
   })
-  const { folder, options } = modelArguments(values)
+  const { model: name, options } = modelArguments(values)
   const answer = answerArguments(values)
   const prompt = await readPrompt(values)
   const signal = interruptSignal()
   const started = performance.now()
-  await using model = await AutoModelForCausalLM.fromPretrained(folder, { ...options, signal })
+  await using model = await AutoModelForCausalLM.fromPretrained(name, { ...options, signal })
   const loadMs = performance.now() - started
   if (values.json) process.stdout.write(`${JSON.stringify(await jsonAnswer(model, prompt, { ...answer, signal }, loadMs))}\n`)
   else await printAnswer(model, prompt, { ...answer, signal })

@@ -20,8 +20,8 @@ export async function info(args: string[]): Promise<void> {
 
 async function groupInfo(values: Values): Promise<GroupInfo> {
   if (text(values, 'model') !== undefined) {
-    const { folder, options } = modelArguments(values)
-    await using model = await AutoModelForCausalLM.fromPretrained(folder, options)
+    const { model: name, options } = modelArguments(values)
+    await using model = await AutoModelForCausalLM.fromPretrained(name, options)
     return model.info()
   }
   const { tpSize = 1, device, devices, communicator } = modelArguments({ ...values, model: '' }).options

@@ -15,7 +15,8 @@ Commands
   info       this machine, or a model's shards on its ranks
 
 Options of every command
-  --model FOLDER          a model folder with safetensors weights
+  --model NAME            a model folder with safetensors weights, or a model on the Hugging Face hub
+  --revision REVISION     its branch, tag or commit on the hub (default main)
   --tp N                  ranks that share the model (default 1)
   --dtype TYPE            auto, float32, bfloat16 or float16 (default auto: the checkpoint's own)
   --device DEVICE         auto, cpu or cuda (default auto)

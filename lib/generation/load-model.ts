@@ -4,8 +4,10 @@ import { checkOptions, checkPositive } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import { cudaMemory, dtypes, maxGroupSize, openGroup } from '../group'
 import type { Group, OpenGroupOptions } from '../group'
+import { modelFolder } from '../hub/fetch-model'
+import type { DownloadProgress } from '../hub/fetch-model'
 import { defaultBlockSize } from '../kv-caches'
-import { Checkpoint, checkModelFolder } from '../models/checkpoint'
+import { Checkpoint } from '../models/checkpoint'
 import { readModelConfig } from '../models/config'
 import type { ModelConfig } from '../models/config'
 import { checkSize, Decoder, throwIfAborted } from '../models/decoder'
@@ -33,7 +35,10 @@ export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'de
   maxTokens?: number
   /** part of a GPU's memory that may be in use once the model is loaded, by whomever: it sizes the cache. Default 0.9 */
   gpuMemoryUtilization?: number
-  onProgress?: (progress: LoadProgress) => void
+  /** of a model on the hub: a branch, a tag or a commit. Default `main` */
+  revision?: string
+  /** bytes so far: of the download, where there is one, then of the weights that went to the ranks */
+  onProgress?: (progress: DownloadProgress | LoadProgress) => void
   /** ends the load; it then rejects with `aborted` */
   signal?: AbortSignal
 }
@@ -49,13 +54,13 @@ export interface LoadedModel {
 
 const where = 'AutoModelForCausalLM.fromPretrained'
 const groupOptions = ['device', 'devices', 'host', 'communicator'] as const
-const knownOptions = ['tpSize', 'tpPlan', 'dtype', ...groupOptions, 'maxTokens', 'gpuMemoryUtilization', 'onProgress', 'signal']
+const knownOptions = ['tpSize', 'tpPlan', 'dtype', ...groupOptions, 'maxTokens', 'gpuMemoryUtilization', 'revision', 'onProgress', 'signal']
 
-export async function loadModel(folder: string, options: PretrainedOptions): Promise<LoadedModel> {
-  checkArguments(folder, options)
-  const { tpSize = 1, signal } = options
+export async function loadModel(nameOrFolder: string, options: PretrainedOptions): Promise<LoadedModel> {
+  checkArguments(nameOrFolder, options)
+  const { tpSize = 1, revision, onProgress, signal } = options
   throwIfAborted(signal)
-  await checkModelFolder(folder)
+  const folder = await modelFolder(nameOrFolder, { ...(revision !== undefined && { revision }), ...(onProgress && { onProgress }), ...(signal && { signal }) })
   const config = await readModelConfig(folder)
   checkSize(config, tpSize)
   const generationConfig = await readGenerationConfig(folder)
@@ -129,7 +134,7 @@ function planGpuCache(decoder: Decoder, checkpoint: Checkpoint, options: Pretrai
 }
 
 function checkArguments(folder: unknown, options: PretrainedOptions): void {
-  if (typeof folder !== 'string' || folder === '') throw invalidArgument(where, 'the path of a model folder', folder)
+  if (typeof folder !== 'string' || folder === '') throw invalidArgument(where, 'a model folder, or the name of a model on the Hugging Face hub', folder)
   checkOptions(where, options, knownOptions)
   const { tpSize = 1, tpPlan = 'auto', dtype = 'auto', maxTokens, gpuMemoryUtilization, onProgress, signal } = options
   if (!Number.isInteger(tpSize) || tpSize < 1 || tpSize > maxGroupSize)

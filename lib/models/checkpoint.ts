@@ -2,6 +2,7 @@
 // The index is untrusted: a file name in it can never lead out of the folder.
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
+import { isSafeFileName } from '../checks'
 import { HeddleError } from '../errors'
 import type { DType } from '../tensor'
 import type { WeightSource } from '../shard'
@@ -91,14 +92,8 @@ export async function checkModelFolder(folder: string): Promise<void> {
   if (await isKind(folder, 'folder')) return
   throw new HeddleError(
     'invalid_argument',
-    `AutoModelForCausalLM: expected a local model folder (models are not downloaded), got ${JSON.stringify(folder)}`
+    `AutoModelForCausalLM: expected a model folder, got ${JSON.stringify(folder)}`
   )
-}
-
-/** Refuses by POSIX and by Windows rules alike, on every platform: a checkpoint that is safe here is safe elsewhere. */
-export function isSafeShardName(name: string): boolean {
-  if (name === '' || name.length > 1024 || /[\u0000-\u001f\u007f\\:]/.test(name)) return false
-  return name.split('/').every((segment) => segment !== '' && segment !== '.' && !/^\.\.[. ]*$/.test(segment) && !/[. ]$/.test(segment))
 }
 
 async function readIndex(indexPath: string): Promise<Map<string, string>> {
@@ -108,7 +103,7 @@ async function readIndex(indexPath: string): Promise<Map<string, string>> {
   const weightMap = index.get('weight_map')
   if (!(weightMap instanceof Map)) throw new HeddleError('corrupt_file', `${indexPath}: expected an object weight_map`)
   for (const [name, file] of weightMap) {
-    if (typeof file === 'string' && isSafeShardName(file)) continue
+    if (typeof file === 'string' && isSafeFileName(file)) continue
     const shown = JSON.stringify(file).slice(0, 200)
     throw new HeddleError('corrupt_file', `${indexPath}: tensor ${JSON.stringify(name)}: expected a file inside the folder, got ${shown}`)
   }

@@ -25,6 +25,7 @@ interface Block {
 }
 
 export interface LoadProgress {
+  phase: 'load'
   loadedBytes: number
   totalBytes: number
   /** the tensor that was loaded last */
@@ -125,7 +126,7 @@ export class Decoder {
   /** Each rank reads its own slices. On an error, or `aborted` by the signal, what was loaded is freed with `dispose`. */
   async load(checkpoint: Checkpoint, { onProgress, signal }: LoadOptions = {}): Promise<void> {
     const steps = this.#layers().map(({ prefix, layer }) => ({ layer, prefix, weights: weightsOf(checkpoint, prefix, layer) }))
-    const progress = { loadedBytes: 0, totalBytes: steps.reduce((sum, { weights }) => sum + bytesOf(weights), 0) }
+    const progress = { phase: 'load' as const, loadedBytes: 0, totalBytes: steps.reduce((sum, { weights }) => sum + bytesOf(weights), 0) }
     for (const { layer, prefix, weights } of steps) {
       throwIfAborted(signal)
       await layer.load(weights)

@@ -2,6 +2,7 @@
 import { TextDecoder } from 'node:util'
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import { HeddleError, invalidArgument, messageOf } from '../errors'
+import { isHubName, modelFolder } from '../hub/fetch-model'
 import { chatTemplateOf, specialTokensOf } from './chat-template'
 import type { ChatTemplate, ChatTemplateOptions, Message } from './chat-template'
 import { createStreamDecoder } from './stream-decoder'
@@ -56,8 +57,14 @@ interface LibraryDecoder {
 type LibraryConstructor = new (tokenizer: object, config: object) => Library
 
 export const AutoTokenizer = {
-  /** Reads tokenizer.json, tokenizer_config.json and chat_template.jinja of a local model folder; the last two may be missing. */
-  async fromPretrained(folder: string): Promise<Tokenizer> {
+  /**
+   * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja of a model folder, or of a model on the Hugging Face hub; the last two
+   * may be missing. Errors as of `AutoModelForCausalLM.fromPretrained`.
+   */
+  async fromPretrained(nameOrFolder: string, { revision }: { revision?: string } = {}): Promise<Tokenizer> {
+    const isHub = typeof nameOrFolder === 'string' && isHubName(nameOrFolder)
+    const parts = { weights: false, tokenizer: true }
+    const folder = isHub ? await modelFolder(nameOrFolder, { parts, ...(revision !== undefined && { revision }) }) : nameOrFolder
     return new FileTokenizer(await readTokenizerFiles(folder))
   }
 }

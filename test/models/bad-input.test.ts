@@ -84,7 +84,7 @@ describe('options', () => {
   })
 
   test('no folder', async () => {
-    await expect(load(golden('none'))).rejects.toEqual(failure('invalid_argument', /local model folder.*none/))
+    await expect(load(golden('none'))).rejects.toEqual(failure('invalid_argument', /model folder.*none/))
     await expect(load('')).rejects.toEqual(failure('invalid_argument', /model folder/))
     await expect(load(undefined as never)).rejects.toEqual(failure('invalid_argument', /model folder/))
   })

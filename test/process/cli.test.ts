@@ -162,7 +162,7 @@ describe('wrong usage: exit code 2, stdout empty', () => {
     ['no command', [], /expected a command/],
     ['an unknown command', ['frob'], /no command "frob"/],
     ['a command of JavaScript', ['constructor'], /no command "constructor"/],
-    ['no model', ['generate', '--prompt', 'x'], /--model FOLDER is missing/],
+    ['no model', ['generate', '--prompt', 'x'], /--model NAME is missing/],
     ['no prompt', ['generate', '--model', tinyModel], /one of --prompt TEXT and --messages FILE/],
     ['prompt and messages', ['generate', '--model', tinyModel, '--prompt', 'x', '--messages', 'y'], /one of/],
     ['an unknown option', ['chat', '--model', tinyModel, '--frob'], /--frob/],
@@ -190,7 +190,7 @@ describe('wrong usage: exit code 2, stdout empty', () => {
 
 describe('errors: exit code 1, one line and a hint on stderr, stdout empty', () => {
   test.each<[string, string[], RegExp, string?]>([
-    ['no such folder', ['generate', '--model', 'none', '--prompt', 'x', '--json'], /\[invalid_argument\].*none/],
+    ['no such folder', ['generate', '--model', './none', '--prompt', 'x', '--json'], /\[invalid_argument\].*none/],
     ['a size that does not divide', ['generate', '--model', tinyModel, '--prompt', 'x', '--tp', '3', '--json'], /valid sizes: 1, 2, 4, 8/],
     ['text for a model without a tokenizer', ['generate', '--model', golden('qwen3'), '--prompt', 'x', '--json'], /no tokenizer/],
     ['a chat with a model without a tokenizer', ['chat', '--model', golden('qwen3')], /tokenizer/],

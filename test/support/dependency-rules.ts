@@ -18,6 +18,7 @@ const everyPart = [
   'models',
   'layers',
   'tokenizer',
+  'hub',
   'group',
   'program',
   'tensor',
@@ -29,16 +30,17 @@ const everyPart = [
 
 /** The parts of lib/: its folders, and the files beside them by the concept they belong to. */
 const typescriptParts: Record<string, Part> = {
-  cli: { uses: ['causal-lm', 'generation', 'models', 'tokenizer', 'group', 'errors'] },
+  cli: { uses: ['causal-lm', 'hub', 'generation', 'models', 'tokenizer', 'group', 'errors'] },
   server: { uses: ['causal-lm', 'generation', 'models', 'tokenizer', 'group', 'errors'] },
   'causal-lm': { uses: ['generation', 'models', 'tokenizer', 'group', 'checks', 'errors'] },
-  generation: { uses: ['models', 'tokenizer', 'program', 'tensor', 'group', 'checks', 'errors'] },
-  models: { uses: ['layers', 'program', 'tensor', 'group', 'shard', 'errors'] },
+  generation: { uses: ['models', 'tokenizer', 'hub', 'program', 'tensor', 'group', 'checks', 'errors'] },
+  models: { uses: ['layers', 'program', 'tensor', 'group', 'shard', 'checks', 'errors'] },
   layers: { uses: ['program', 'tensor', 'shard', 'checks', 'errors'], types: ['group'] },
   group: { uses: ['program', 'tensor', 'native', 'checks', 'errors'] },
   program: { uses: ['tensor', 'native', 'checks', 'errors'], types: ['group'] },
   tensor: { uses: ['native', 'errors'], types: ['group'] },
-  tokenizer: { uses: ['errors'], packages: ['@huggingface/tokenizers', '@huggingface/jinja'] },
+  tokenizer: { uses: ['hub', 'errors'], packages: ['@huggingface/tokenizers', '@huggingface/jinja'] },
+  hub: { uses: ['checks', 'errors'], packages: ['@huggingface/hub'] },
   native: { uses: ['errors', 'cuda-libs'], packages: ['node-gyp-build'] },
   // slices are told to ranks as data, and the types of that data are native's
   shard: { uses: ['errors'], types: ['native'] },
@@ -50,7 +52,6 @@ const typescriptParts: Record<string, Part> = {
 
 /** Files beside the one that carries the name of their part. */
 const partOfFile: Record<string, string> = { value: 'program', 'kv-caches': 'tensor' }
-const packagesOfFile: Record<string, string[]> = { 'lib/models/hub.ts': ['@huggingface/hub'] }
 
 function typescriptPart(file: string): string {
   const [, first = '', rest] = file.split('/')
@@ -75,7 +76,7 @@ function libraryImportProblem(file: SourceFile, reference: Reference): string | 
   const part = typescriptParts[name]
   if (!part) return at(file, reference, `${name} is no part of lib/ that the dependency rules know`)
   if (!reference.target.startsWith('.')) {
-    return packageProblem(file, reference, [...(part.packages ?? []), ...(packagesOfFile[file.path] ?? [])])
+    return packageProblem(file, reference, part.packages ?? [])
   }
   const target = resolve(file.path, reference.target)
   if (!target.startsWith('lib/')) return at(file, reference, `lib/ may not import ${target}`)

@@ -2,7 +2,8 @@
 import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { Checkpoint, isSafeShardName } from '../../lib/models/checkpoint'
+import { isSafeFileName } from '../../lib/checks'
+import { Checkpoint } from '../../lib/models/checkpoint'
 import { writeSafetensors } from '../support/safetensors-file'
 
 let folder = ''
@@ -128,11 +129,11 @@ const hostile = [
   'a/b/../../../c',
   'x'.repeat(2000)
 ]
-test.each(hostile)('refused as a file name: %j', (name) => expect(isSafeShardName(name)).toBe(false))
+test.each(hostile)('refused as a file name: %j', (name) => expect(isSafeFileName(name)).toBe(false))
 
 test.each(['model-00001-of-00002.safetensors', 'a/b.safetensors', '..x', 'x..y', '.hidden', '%2e%2e', 'modèle.safetensors'])(
   'accepted as a file name: %j',
-  (name) => expect(isSafeShardName(name)).toBe(true)
+  (name) => expect(isSafeFileName(name)).toBe(true)
 )
 
 test.each(hostile)('an index with it opens nothing: %j', async (name) => {

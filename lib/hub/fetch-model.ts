@@ -1,0 +1,280 @@
+// A model of the Hugging Face hub as a local folder: only the files that heddle reads, small ones first, weights last, into the cache that
+// other libraries use as well. Rule: what this returns is complete.
+import { stat, statfs } from 'node:fs/promises'
+import { HeddleError, invalidArgument, messageOf } from '../errors'
+import { downloadBlob, reasonOf, statusOf } from './blob-download'
+import type { RemoteFile } from './blob-download'
+import { hubEnvironment } from './environment'
+import type { HubEnvironment } from './environment'
+import { HubAnswer, hubFetch } from './hub-fetch'
+import type { Fetch } from './hub-fetch'
+import { cachedCommit, checkName, linkBlob, missingFiles, rememberCommit, repositoryFolders, shardNames, snapshotFolder } from './snapshot'
+import type { RepositoryFolders } from './snapshot'
+
+export interface DownloadProgress {
+  phase: 'download'
+  /** of the files that this model needs; files that the cache had count as loaded */
+  loadedBytes: number
+  totalBytes: number
+  /** what was fetched last */
+  file: string
+  /** over the last seconds; 0 before anything came */
+  bytesPerSecond: number
+  /** at that rate; Infinity before anything came */
+  secondsLeft: number
+}
+
+export interface FetchModelOptions {
+  /** a branch, a tag or a commit. Default `main` */
+  revision?: string
+  /** which parts; default all of them. `config.json` comes always */
+  parts?: { weights: boolean; tokenizer: boolean }
+  signal?: AbortSignal
+  onProgress?: (progress: DownloadProgress) => void
+  environment?: HubEnvironment
+  retryMilliseconds?: number
+}
+
+const where = 'AutoModelForCausalLM.fromPretrained'
+const configFiles = ['config.json', 'generation_config.json']
+const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja']
+const weightFile = 'model.safetensors'
+const indexFile = 'model.safetensors.index.json'
+const parallelDownloads = 4
+const everything = { weights: true, tokenizer: true }
+
+/** `org/name`, or one of the old names without an organisation, such as `gpt2`. Nothing that could be a path. */
+export function isHubName(name: string): boolean {
+  const part = '[A-Za-z0-9](?:[\\w.-]{0,94}[\\w-])?'
+  return new RegExp(`^${part}(?:/${part})?$`).test(name) && !/--|\.\./.test(name) && !/\.git$/.test(name)
+}
+
+/**
+ * The folder itself where `nameOrFolder` is one, else a folder of the cache with the model's files. Throws `invalid_argument` for a name
+ * that is neither, `unavailable` without access (names what is missing, offline), `corrupt_file`, `unsupported_model` without safetensors
+ * weights, `aborted`.
+ */
+export async function modelFolder(nameOrFolder: string, options: FetchModelOptions = {}): Promise<string> {
+  if (await isFolder(nameOrFolder)) return nameOrFolder
+  if (!isHubName(nameOrFolder)) throw invalidArgument(where, 'a model folder, or the name of a model on the Hugging Face hub', nameOrFolder)
+  const environment = options.environment ?? hubEnvironment()
+  const revision = checkRevision(options.revision ?? 'main')
+  const parts = options.parts ?? everything
+  const folders = repositoryFolders(environment.cacheFolder, nameOrFolder)
+  const cached = await cachedSnapshot(folders.root, revision, parts)
+  if (cached.folder && (environment.offline || cached.pinned)) return cached.folder
+  if (environment.offline) throw offline(nameOrFolder, cached.missing)
+  try {
+    return await new ModelFetch(nameOrFolder, revision, folders, environment, options).run(parts)
+  } catch (error) {
+    const failure = asHeddleError(nameOrFolder, error, options.signal)
+    if (failure.code === 'unavailable' && cached.folder) return cached.folder // as `transformers`: no network, but all is here
+    throw failure
+  }
+}
+
+class ModelFetch {
+  readonly #fetch: Fetch
+  readonly #progress: ProgressMeter
+
+  constructor(
+    readonly name: string,
+    readonly revision: string,
+    readonly folders: RepositoryFolders,
+    readonly environment: HubEnvironment,
+    readonly options: FetchModelOptions
+  ) {
+    this.#fetch = hubFetch(environment, options.signal)
+    this.#progress = new ProgressMeter(options.onProgress)
+  }
+
+  async run(parts: { weights: boolean; tokenizer: boolean }): Promise<string> {
+    const commit = await this.#commit()
+    const folder = snapshotFolder(this.folders.root, commit)
+    const files = await this.#list(commit)
+    const wanted = [...configFiles, ...(parts.tokenizer ? tokenizerFiles : [])].filter((name) => files.has(name))
+    if (!files.has('config.json')) throw new HeddleError('unsupported_model', `${this.name}: expected a config.json on the hub, got none`)
+    const single = files.has(weightFile)
+    if (parts.weights && !single && !files.has(indexFile))
+      throw new HeddleError('unsupported_model', `${this.name}: expected ${weightFile} or ${indexFile} on the hub, got neither`)
+    if (parts.weights) wanted.push(single ? weightFile : indexFile)
+    const load = (names: string[]): Promise<void> => this.#load(names.map((name) => this.#known(files, name)), commit, folder)
+    const small = wanted.filter((name) => name !== weightFile)
+    this.#progress.expect(wanted.map((name) => this.#known(files, name)))
+    await load(small)
+    const shards = !parts.weights ? [] : single ? [weightFile] : await shardNames(folder)
+    this.#progress.expect(shards.map((name) => this.#known(files, name)))
+    await this.#checkSpace(shards.map((name) => this.#known(files, name)))
+    await load(shards)
+    await rememberCommit(this.folders.root, this.revision, commit)
+    return folder
+  }
+
+  async #commit(): Promise<string> {
+    const { modelInfo } = await import('@huggingface/hub')
+    const asked = { name: this.name, revision: this.revision, hubUrl: this.environment.endpoint, fetch: this.#fetch }
+    const { sha } = await this.#retry(() => modelInfo({ ...asked, additionalFields: ['sha'] }))
+    if (/^[0-9a-f]{40}$/.test(sha)) return sha
+    throw new HeddleError('corrupt_file', `${this.name}: expected a commit from the hub, got ${JSON.stringify(sha)}`)
+  }
+
+  async #list(commit: string): Promise<Map<string, RemoteFile>> {
+    const { listFiles } = await import('@huggingface/hub')
+    return this.#retry(async () => {
+      const files = new Map<string, RemoteFile>()
+      const asked = { repo: this.name, revision: commit, recursive: true, hubUrl: this.environment.endpoint, fetch: this.#fetch }
+      for await (const { type, path, size, oid, lfs } of listFiles(asked)) {
+        const hash = lfs?.oid ?? oid ?? ''
+        if (type === 'file') files.set(path, { name: `${this.name}/${path}`, size: lfs?.size ?? size, hash })
+      }
+      return files
+    })
+  }
+
+  #known(files: Map<string, RemoteFile>, name: string): RemoteFile & { path: string } {
+    const file = files.get(checkName(name))
+    if (!file) throw new HeddleError('corrupt_file', `${this.name}: ${indexFile} names ${JSON.stringify(name)}, which the hub does not have`)
+    if (/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(file.hash) && Number.isSafeInteger(file.size) && file.size >= 0) return { ...file, path: name }
+    throw new HeddleError('corrupt_file', `${file.name}: expected a size and a hash from the hub, got ${file.size} and ${JSON.stringify(file.hash)}`)
+  }
+
+  /** A few at a time, in order. */
+  async #load(files: (RemoteFile & { path: string })[], commit: string, folder: string): Promise<void> {
+    const queue = [...files]
+    const failed = new AbortController()
+    const signal = AbortSignal.any([failed.signal, ...(this.options.signal ? [this.options.signal] : [])])
+    const worker = async (): Promise<void> => {
+      for (let file = queue.shift(); file && !failed.signal.aborted; file = queue.shift()) {
+        const one = file
+        const blob = await downloadBlob(this.folders.blobs, one, (start) => this.#read(one.path, commit, start), {
+          signal,
+          onBytes: (bytes) => this.#progress.report(one, bytes),
+          ...(this.options.retryMilliseconds !== undefined && { retryMilliseconds: this.options.retryMilliseconds })
+        })
+        await linkBlob(blob, folder, one.path)
+      }
+    }
+    const workers = Array.from({ length: parallelDownloads }, () => worker().catch((error) => {
+      failed.abort(error) // the others stop where they are
+      throw error
+    }))
+    const results = await Promise.allSettled(workers)
+    if (failed.signal.aborted) throw failed.signal.reason
+    const rejected = results.find((result) => result.status === 'rejected')
+    if (rejected) throw rejected.reason
+  }
+
+  async #read(file: string, commit: string, start: number): Promise<ReadableStream<Uint8Array>> {
+    const { downloadFile, fileDownloadInfo } = await import('@huggingface/hub')
+    const asked = { repo: this.name, path: file, revision: commit, hubUrl: this.environment.endpoint, fetch: this.#fetch }
+    const info = await fileDownloadInfo(asked)
+    if (!info) throw new HeddleError('unavailable', `${this.name}/${file}: it is no longer on the hub`)
+    if (info.xet) return (await downloadFile({ ...asked, downloadInfo: info }))!.slice(start).stream()
+    // the library's own stream turns every error into a text, and what may pass could no longer be told
+    const response = await this.#fetch(info.url, start === 0 ? {} : { headers: { range: `bytes=${start}-` } })
+    if (response.ok && response.body) return response.body
+    await response.body?.cancel()
+    throw new HubAnswer(response.status)
+  }
+
+  async #checkSpace(files: RemoteFile[]): Promise<void> {
+    const missing = await Promise.all(files.map(async (file) => file.size - (await this.#bytesHere(file))))
+    const needed = missing.reduce((sum, bytes) => sum + bytes, 0)
+    const { bavail, bsize } = await statfs(this.folders.root)
+    if (needed <= bavail * bsize) return
+    const text = `${this.name}: expected ${needed} free bytes in ${this.environment.cacheFolder}, got ${bavail * bsize}`
+    throw new HeddleError('unavailable', text, { details: { neededBytes: needed, freeBytes: bavail * bsize } })
+  }
+
+  async #bytesHere({ hash }: RemoteFile): Promise<number> {
+    const sizes = await Promise.all([hash, `${hash}.incomplete`].map((name) => stat(`${this.folders.blobs}/${name}`).then(({ size }) => size, () => 0)))
+    return Math.max(...sizes)
+  }
+
+  /** Small questions; files have their own, finer way. */
+  async #retry<T>(ask: () => Promise<T>): Promise<T> {
+    const pause = this.options.retryMilliseconds ?? 500
+    for (let tries = 0; ; tries++) {
+      try {
+        return await ask()
+      } catch (error) {
+        const status = statusOf(error)
+        const passing = status === undefined || status === 429 || status >= 500
+        if (this.options.signal?.aborted || !passing || tries >= 3) throw error
+        await new Promise((resolve) => setTimeout(resolve, pause * 2 ** tries))
+      }
+    }
+  }
+}
+
+/** Rates come from the last few seconds, so that a pause or a faster line shows soon. */
+class ProgressMeter {
+  readonly #bytes = new Map<string, number>()
+  readonly #recent: { at: number; bytes: number }[] = []
+  #total = 0
+
+  constructor(readonly onProgress: ((progress: DownloadProgress) => void) | undefined) {}
+
+  expect(files: RemoteFile[]): void {
+    for (const { name, size } of files) {
+      if (this.#bytes.has(name)) continue
+      this.#bytes.set(name, 0)
+      this.#total += size
+    }
+  }
+
+  report({ name }: RemoteFile, bytes: number): void {
+    if (!this.onProgress) return
+    this.#bytes.set(name, bytes)
+    const loadedBytes = [...this.#bytes.values()].reduce((sum, one) => sum + one, 0)
+    const at = performance.now()
+    this.#recent.push({ at, bytes: loadedBytes })
+    while (this.#recent.length > 2 && at - this.#recent[0]!.at > 5000) this.#recent.shift()
+    const first = this.#recent[0]!
+    const bytesPerSecond = at > first.at ? Math.max(0, ((loadedBytes - first.bytes) / (at - first.at)) * 1000) : 0
+    const left = this.#total - loadedBytes
+    const secondsLeft = left <= 0 ? 0 : left / bytesPerSecond
+    this.onProgress({ phase: 'download', loadedBytes, totalBytes: this.#total, file: name, bytesPerSecond, secondsLeft })
+  }
+}
+
+async function cachedSnapshot(
+  root: string,
+  revision: string,
+  parts: { weights: boolean; tokenizer: boolean }
+): Promise<{ folder?: string; pinned: boolean; missing: string[] }> {
+  const commit = await cachedCommit(root, revision)
+  if (!commit) return { pinned: false, missing: [`revision ${revision}`] }
+  const folder = snapshotFolder(root, commit)
+  const missing = await missingFiles(folder, parts)
+  return { ...(missing.length === 0 && { folder }), pinned: commit === revision, missing }
+}
+
+function checkRevision(revision: unknown): string {
+  const good = typeof revision === 'string' && /^[\w][\w./-]{0,200}$/.test(revision) && !revision.split('/').some((part) => /^\.*$/.test(part))
+  if (good) return revision
+  throw invalidArgument(`${where}: revision`, 'a branch, a tag or a commit', revision)
+}
+
+const offline = (name: string, missing: string[]): HeddleError =>
+  new HeddleError('unavailable', `${name}: no such folder; expected the model in the cache, since HF_HUB_OFFLINE is set; missing: ${missing.slice(0, 5).join(', ')}`, {
+    details: { missing }
+  })
+
+function asHeddleError(name: string, error: unknown, signal: AbortSignal | undefined): HeddleError {
+  if (signal?.aborted) return new HeddleError('aborted', `${where}: aborted by its signal`, { cause: signal.reason })
+  if (error instanceof HeddleError) return error
+  const status = statusOf(error)
+  const details = { details: { status }, cause: error }
+  if (status === 401 || status === 403)
+    return new HeddleError('unavailable', `${name}: the hub refuses access (${status}): it is private or gated, or no such model; set HF_TOKEN`, details)
+  if (status === 404) return new HeddleError('invalid_argument', `${where}: expected a model folder or a model on the hub, got ${JSON.stringify(name)}: ${messageOf(error)}`, details)
+  return new HeddleError('unavailable', `${name}: no such folder, and the hub cannot be reached: ${reasonOf(error)}`, details)
+}
+
+async function isFolder(folder: string): Promise<boolean> {
+  return stat(folder).then(
+    (stats) => stats.isDirectory(),
+    () => false
+  )
+}
