@@ -18,7 +18,7 @@ const programs = ['heddle_tests', 'heddle_cuda_emulated_tests']
 // Under a sanitizer the emulated backend takes minutes to compile and several times as long to run, so it is left to `--emulated`, which
 // `npm run check` gives: what checks kernels and the host's part under the address sanitizer, what meets between threads under the other.
 const emulatedTests = {
-  'address,undefined': ['all_reduce_', 'collectives_', 'communicator_', 'cuda_', 'emulator_', 'entry_', 'fill_', 'gather_', 'graphs_', 'placement_', 'schedule_'],
+  'address,undefined': ['all_reduce_', 'collectives_', 'communicator_', 'cuda_', 'emulator_', 'entry_', 'fill_', 'gather_', 'graphs_', 'placement_', 'reduce_scatter_', 'schedule_', 'send_receive_'],
   thread: ['collectives_', 'communicator_', 'entry_', 'fill_', 'gather_', 'placement_']
 }
 const libraries = { HEDDLE_CUBLASLT_LIB: 'libheddle_fake_cublaslt.so', HEDDLE_NCCL_LIB: 'libheddle_fake_nccl.so' }

@@ -74,9 +74,21 @@ struct Peers {
 void all_reduce_one_shot(const Device& device, const Peers& peers, View x, const AllReduceEpilogue& epilogue);
 // x := the sum; for many bytes: every rank sums one part, then all exchange the sums.
 void all_reduce_two_shot(const Device& device, const Peers& peers, View x);
+
+// What each rank keeps of a buffer.
+struct Parts {
+  int64_t begin[kMaxPeers] = {};                      // elements
+  int64_t length[kMaxPeers] = {};
+};
+// y := the sum of this rank's part of x over the ranks, in fp32 and in rank order; y may be that part.
+void reduce_scatter(const Device& device, const Peers& peers, const void* x, const Parts& parts, View y);
+// x to rank `to`, and y from rank `from`; flat, of one size on every rank.
+void send_receive(const Device& device, const Peers& peers, View x, int to, View y, int from);
 // `bytes` of every rank into all [size * bytes]; of `mine` only `mine_bytes` are read.
 void gather_bytes(const Device& device, const Peers& peers, const void* mine, size_t mine_bytes, size_t bytes, void* all);
 // y[row] = part 0 [row] | part 1 [row] | …, from parts of `part_bytes` each, part r being [rows, widths[r]].
 void interleave(const Device& device, const void* parts, size_t part_bytes, const std::vector<int64_t>& widths, View y);
+// The reverse: part r of x [rows, sum of widths] becomes [rows, widths[r]] at `parts` + r * part_bytes.
+void separate(const Device& device, View x, const std::vector<int64_t>& widths, void* parts, size_t part_bytes);
 
 }  // namespace heddle::cuda

@@ -1,5 +1,6 @@
 // A communicator whose collectives run on the ranks' streams. Made for a group, attached by each rank to its device.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -44,6 +45,16 @@ class DeviceCommunicator : public Communicator {
   // rank may take memory or load a kernel, which can wait for the whole GPU, and there for a kernel that waits for this rank.
   virtual void lockstep(bool) {}
 };
+
+// Whether the parts of all ranks lie one behind the other in `whole`, all of one size: then nothing needs to be rearranged.
+inline bool is_flat(View whole, const std::vector<int64_t>& widths) {
+  return whole.rows == 1 && std::all_of(widths.begin(), widths.end(), [&](int64_t width) { return width == widths.front(); });
+}
+
+inline void copy_bytes(const Device& device, const void* from, size_t bytes, void* to) {
+  if (bytes == 0 || from == to) return;
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device.stream()), "communicator: a copy");
+}
 
 // For a step that may take memory.
 class Lockstep {

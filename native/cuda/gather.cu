@@ -80,9 +80,10 @@ struct Columns {
   int32_t first[kMaxPeers + 1];                       // of every rank in a row of y
 };
 
-template <class T>
-__global__ void interleave_columns(const unsigned char* parts, size_t part_bytes, const __grid_constant__ Columns columns, int ranks, T* y,
-                                   int64_t rows) {
+// y[row, column] and its place in the part of the rank whose column it is, both ways.
+template <class T, bool to_parts>
+__global__ void rearrange_columns(unsigned char* parts, size_t part_bytes, const __grid_constant__ Columns columns, int ranks, T* y,
+                                  int64_t rows) {
   ptx::dependency_wait();
   ptx::dependency_launch();
   const int64_t width = columns.first[ranks];
@@ -91,9 +92,32 @@ __global__ void interleave_columns(const unsigned char* parts, size_t part_bytes
     const auto column = static_cast<int32_t>(i % width);
     int rank = 0;
     while (column >= columns.first[rank + 1]) ++rank;
-    const auto* part = reinterpret_cast<const T*>(parts + static_cast<size_t>(rank) * part_bytes);
-    y[i] = part[row * (columns.first[rank + 1] - columns.first[rank]) + column - columns.first[rank]];
+    T& at = reinterpret_cast<T*>(parts + static_cast<size_t>(rank) * part_bytes)[row * (columns.first[rank + 1] - columns.first[rank]) +
+                                                                                 column - columns.first[rank]];
+    if constexpr (to_parts) {
+      at = y[i];
+    } else {
+      y[i] = at;
+    }
   }
+}
+
+template <bool to_parts>
+void rearrange(const Device& device, void* parts, size_t part_bytes, const std::vector<int64_t>& widths, View y, const char* where) {
+  Columns columns = {};
+  for (size_t rank = 0; rank < widths.size(); ++rank) columns.first[rank + 1] = columns.first[rank] + static_cast<int32_t>(widths[rank]);
+  const int64_t count = y.rows * y.width;
+  if (count == 0) return;
+  const Launch spec{.grid = dim3(static_cast<unsigned>(std::clamp<int64_t>((count + 255) / 256, 1, 8 * device.sm_count()))),
+                    .block = dim3(256),
+                    .stream = device.stream(),
+                    .dependent = device.dependent_launch()};
+  auto* bytes = static_cast<unsigned char*>(parts);
+  const auto ranks = static_cast<int>(widths.size());
+  with_type(y.dtype, [&](auto type) {
+    using T = decltype(type);
+    launch(where, spec, rearrange_columns<T, to_parts>, bytes, part_bytes, columns, ranks, static_cast<T*>(y.data), y.rows);
+  });
 }
 
 }  // namespace
@@ -114,20 +138,11 @@ void gather_bytes(const Device& device, const Peers& peers, const void* mine, si
 }
 
 void interleave(const Device& device, const void* parts, size_t part_bytes, const std::vector<int64_t>& widths, View y) {
-  Columns columns = {};
-  for (size_t rank = 0; rank < widths.size(); ++rank) columns.first[rank + 1] = columns.first[rank] + static_cast<int32_t>(widths[rank]);
-  const int64_t count = y.rows * y.width;
-  if (count == 0) return;
-  const Launch spec{.grid = dim3(static_cast<unsigned>(std::clamp<int64_t>((count + 255) / 256, 1, 8 * device.sm_count()))),
-                    .block = dim3(256),
-                    .stream = device.stream(),
-                    .dependent = device.dependent_launch()};
-  const auto* from = static_cast<const unsigned char*>(parts);
-  const auto ranks = static_cast<int>(widths.size());
-  with_type(y.dtype, [&](auto type) {
-    using T = decltype(type);
-    launch("all_gather", spec, interleave_columns<T>, from, part_bytes, columns, ranks, static_cast<T*>(y.data), y.rows);
-  });
+  rearrange<false>(device, const_cast<void*>(parts), part_bytes, widths, y, "all_gather");
+}
+
+void separate(const Device& device, View x, const std::vector<int64_t>& widths, void* parts, size_t part_bytes) {
+  rearrange<true>(device, parts, part_bytes, widths, x, "reduce_scatter");
 }
 
 }  // namespace heddle::cuda

@@ -141,11 +141,38 @@ void LocalDeviceCommunicator::all_reduce_fused(View x, const AllReduceEpilogue& 
 }
 
 void LocalDeviceCommunicator::all_gather(View x, const std::vector<int64_t>& widths, View y) {
+  if (large_ && bytes_of(y) >= kLargeBytes) return large_->all_gather(x, widths, y);
+  if (is_flat(y, widths)) return gather(x.data, bytes_of(x), y.data);
   const auto most = static_cast<size_t>(*std::max_element(widths.begin(), widths.end()));
   const size_t part = (static_cast<size_t>(x.rows) * most * size_of(x.dtype) + 15) / 16 * 16;
   void* parts = device().scratch(Scratch::gather, part * static_cast<size_t>(size()));
   together([&] { gather_bytes(device(), peers_, x.data, bytes_of(x), part, parts); });
   interleave(device(), parts, part, widths, y);
+}
+
+void LocalDeviceCommunicator::reduce_scatter(View x, const std::vector<int64_t>& widths, View y) {
+  if (size() == 1) return copy_bytes(device(), x.data, bytes_of(x), y.data);
+  if (large_ && bytes_of(x) >= kLargeBytes) return large_->reduce_scatter(x, widths, y);
+  Parts parts;
+  const void* data = x.data;
+  if (x.rows == 1) {
+    for (int rank = 1; rank < size(); ++rank) parts.begin[rank] = parts.begin[rank - 1] + widths[static_cast<size_t>(rank) - 1];
+  } else {
+    const auto most = static_cast<size_t>(*std::max_element(widths.begin(), widths.end()));
+    const size_t part = (static_cast<size_t>(x.rows) * most * size_of(x.dtype) + 15) / 16 * 16;
+    void* separated = device().scratch(Scratch::gather, part * static_cast<size_t>(size()));
+    separate(device(), x, widths, separated, part);
+    for (int rank = 0; rank < size(); ++rank) parts.begin[rank] = rank * static_cast<int64_t>(part / size_of(x.dtype));
+    data = separated;
+  }
+  for (int rank = 0; rank < size(); ++rank) parts.length[rank] = x.rows * widths[static_cast<size_t>(rank)];
+  together([&] { cuda::reduce_scatter(device(), peers_, data, parts, y); });
+}
+
+void LocalDeviceCommunicator::send_receive(View x, int to, View y, int from) {
+  if (size() == 1) return copy_bytes(device(), x.data, bytes_of(x), y.data);
+  if (large_ && bytes_of(x) >= kLargeBytes) return large_->send_receive(x, to, y, from);
+  together([&] { cuda::send_receive(device(), peers_, x, to, y, from); });
 }
 
 void LocalDeviceCommunicator::gather(const void* mine, size_t bytes, void* all) {

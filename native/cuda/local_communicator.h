@@ -50,6 +50,8 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
   void all_reduce(View x) override;
   void all_reduce_fused(View x, const AllReduceEpilogue& epilogue) override;
   void all_gather(View x, const std::vector<int64_t>& widths, View y) override;
+  void reduce_scatter(View x, const std::vector<int64_t>& widths, View y) override;
+  void send_receive(View x, int to, View y, int from) override;
   void gather(const void* mine, size_t bytes, void* all) override;
   void exchange(const void* mine, size_t bytes, void* all) override;
   void expect_healthy() override;

@@ -84,7 +84,9 @@ struct NcclConfig {
   X(ncclAllReduce, int, (const void*, void*, size_t count, int type, int op, NcclComm, cudaStream_t)) \
   X(ncclReduceScatter, int, (const void*, void*, size_t count, int type, int op, NcclComm, cudaStream_t)) \
   X(ncclAllGather, int, (const void*, void*, size_t count, int type, NcclComm, cudaStream_t)) \
-  X(ncclBroadcast, int, (const void*, void*, size_t count, int type, int root, NcclComm, cudaStream_t))
+  X(ncclBroadcast, int, (const void*, void*, size_t count, int type, int root, NcclComm, cudaStream_t)) \
+  X(ncclSend, int, (const void*, size_t count, int type, int peer, NcclComm, cudaStream_t)) \
+  X(ncclRecv, int, (void*, size_t count, int type, int peer, NcclComm, cudaStream_t))
 #define HEDDLE_NCCL_OPTIONAL_FUNCTIONS(X) \
   X(ncclCommInitRankConfig, int, (NcclComm*, int size, NcclId, int rank, NcclConfig*)) \
   X(ncclGetLastError, const char*, (NcclComm)) X(ncclMemAlloc, int, (void**, size_t)) X(ncclMemFree, int, (void*)) \

@@ -6,48 +6,18 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <thread>
 
-#include "comm/local/local.h"
 #include "core/wait.h"
+#include "local_ranks.h"
 #include "test.h"
 
 namespace heddle::test {
 namespace {
 
 using comm::create_local;
-using Communicators = std::vector<std::unique_ptr<Communicator>>;
 using std::chrono::milliseconds;
-
-struct Outcome {
-  bool failed = false;
-  ErrorCode code = ErrorCode::invalid_argument;
-  std::string text;
-};
-
-// Runs `body` on a thread per rank, as ranks do: an error aborts the communicator.
-std::vector<Outcome> on_ranks(Communicators& communicators, const std::function<void(Communicator&)>& body) {
-  std::vector<Outcome> outcomes(communicators.size());
-  std::vector<std::thread> threads;
-  for (size_t rank = 0; rank < communicators.size(); ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        body(*communicators[rank]);
-      } catch (const Error& error) {
-        outcomes[rank] = {true, error.code(), error.what()};
-        communicators[rank]->abort(error.what());
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  return outcomes;
-}
-
-void check_all_succeeded(const std::vector<Outcome>& outcomes) {
-  for (const Outcome& outcome : outcomes) check(!outcome.failed, "a rank failed: ", outcome.text);
-}
 
 View view_of(std::vector<float>& values, int64_t rows, int64_t width) {
   return {values.data(), DType::float32, rows, width};

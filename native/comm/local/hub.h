@@ -19,6 +19,7 @@ constexpr size_t kStagingBytes = 4 * 1024;
 struct alignas(128) Seat {
   std::atomic<void*> data{nullptr};                   // its buffer of the current large collective
   std::atomic<bool> touching{false};                  // it may be reading or writing the buffers of others
+  std::atomic<int> receiver[2] = {};                  // to whom it sends, in even and odd collectives
   std::atomic<uint64_t> entered{0};                   // numbers of collectives, for the message of a timeout
   std::atomic<uint64_t> finished{0};
   alignas(64) std::byte staging[2][kStagingBytes];    // of even and odd collectives: peers may still read the last one

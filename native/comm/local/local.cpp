@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <numeric>
 
+#include "comm/local/checks.h"
 #include "comm/local/hub.h"
 #include "comm/local/sum.h"
 #include "core/error.h"
@@ -12,12 +14,14 @@ namespace heddle::comm {
 
 namespace {
 
-enum class Kind : uint8_t { all_reduce, all_gather, exchange };
+enum class Kind : uint8_t { all_reduce, all_gather, reduce_scatter, send_receive, exchange };
 
 const char* name_of(Kind kind) {
   switch (kind) {
     case Kind::all_reduce: return "all-reduce";
     case Kind::all_gather: return "all-gather";
+    case Kind::reduce_scatter: return "reduce-scatter";
+    case Kind::send_receive: return "send-receive";
     case Kind::exchange: return "exchange";
   }
   return "collective";
@@ -71,12 +75,35 @@ class LocalCommunicator final : public Communicator {
   }
 
   void all_gather(View x, const std::vector<int64_t>& widths, View y) override {
-    check_gather(x, widths, y);
+    check_all_gather(rank_, size(), x, widths, y);
     std::vector<size_t>& bytes = part_bytes_;
     bytes.clear();
     for (const int64_t width : widths) bytes.push_back(static_cast<size_t>(width) * size_of(x.dtype));
     gather({Kind::all_gather, x.dtype, static_cast<uint64_t>(y.rows * y.width) * size_of(y.dtype)}, x.data,
            static_cast<size_t>(x.rows), y.data);
+  }
+
+  void reduce_scatter(View x, const std::vector<int64_t>& widths, View y) override {
+    check_reduce_scatter(rank_, size(), x, widths, y);
+    const size_t bytes = static_cast<size_t>(x.rows * x.width) * size_of(x.dtype);
+    if (size() == 1) return copy(x.data, bytes, y.data);
+    enter({Kind::reduce_scatter, x.dtype, bytes});
+    const int64_t first = std::accumulate(widths.begin(), widths.begin() + rank_, int64_t{0});
+    give(x.data, bytes);
+    reduce_columns(x, first, y, is_staged(bytes));
+    finish(bytes);
+  }
+
+  void send_receive(View x, int to, View y, int from) override {
+    check_send_receive(size(), x, to, y, from);
+    const size_t bytes = static_cast<size_t>(x.rows * x.width) * size_of(x.dtype);
+    if (size() == 1) return copy(x.data, bytes, y.data);
+    enter({Kind::send_receive, x.dtype, bytes});
+    own_seat().receiver[number_ & 1].store(to, std::memory_order_relaxed);
+    give(x.data, bytes);
+    expect_receiver(from);
+    copy(given_by(from, is_staged(bytes)), bytes, y.data);
+    finish(bytes);
   }
 
   void exchange(const void* mine, size_t bytes, void* all) override {
@@ -124,6 +151,53 @@ class LocalCommunicator final : public Communicator {
     meet();
   }
 
+  // Small messages are staged, and then one meeting is enough; of large ones peers read the memory itself.
+  static bool is_staged(size_t bytes) { return bytes <= kStagingBytes; }
+  void give(void* mine, size_t bytes) {
+    if (!is_staged(bytes)) return meet_to_touch(mine);
+    copy(mine, bytes, staging_of(rank_));
+    meet();
+  }
+  const std::byte* given_by(int peer, bool staged) const {
+    return staged ? staging_of(peer) : static_cast<const std::byte*>(data_of(peer));
+  }
+  void finish(size_t bytes) {
+    if (!is_staged(bytes)) meet_after_touch();
+    leave();
+  }
+
+  static void copy(const void* from, size_t bytes, void* to) {
+    if (bytes > 0 && from != to) std::memcpy(to, from, bytes);
+  }
+
+  // y := the sum of what all ranks gave, of the columns of x from `first` on. No peer reads these columns of this rank's
+  // x, so y may lie there.
+  void reduce_columns(View x, int64_t first, View y, bool staged) {
+    constexpr int64_t kChunk = 2048;
+    const size_t element = size_of(x.dtype);
+    alignas(64) std::byte total[kChunk * sizeof(float)];
+    for (int64_t row = 0; row < y.rows; ++row) {
+      for (int64_t column = 0; column < y.width; column += kChunk) {
+        const auto count = static_cast<size_t>(std::min(kChunk, y.width - column));
+        const size_t start = static_cast<size_t>(row * x.width + first + column) * element;
+        for (int peer = 0; peer < size(); ++peer) {
+          sources_[static_cast<size_t>(peer)] = given_by(peer, staged) + start;
+        }
+        sum(sources_, x.dtype, count, total);
+        std::memcpy(static_cast<std::byte*>(y.data) + static_cast<size_t>(row * y.width + column) * element, total,
+                    count * element);
+      }
+    }
+  }
+
+  void expect_receiver(int from) {
+    const int receiver = hub_->seat(from).receiver[number_ & 1].load(std::memory_order_relaxed);
+    if (receiver == rank_) return;
+    if (!is_staged(signature_.bytes)) own_seat().touching.store(false, std::memory_order_release);
+    fail(ErrorCode::collective_failed, title() + " of rank " + std::to_string(rank_) + " expected to receive from rank " +
+                                           std::to_string(from) + ", which sends to rank " + std::to_string(receiver));
+  }
+
   // Adds up this rank's share of the elements and writes it to every rank.
   void reduce_slice(DType dtype, size_t count) {
     constexpr size_t kLine = 64;                      // elements; shares begin at cache lines where the buffers do
@@ -148,10 +222,7 @@ class LocalCommunicator final : public Communicator {
 
   // Row by row, part_bytes_[rank] bytes from each rank, in rank order.
   void gather(Signature signature, void* mine, size_t rows, void* all) {
-    if (size() == 1) {
-      if (rows * part_bytes_[0] > 0) std::memcpy(all, mine, rows * part_bytes_[0]);
-      return;
-    }
+    if (size() == 1) return copy(mine, rows * part_bytes_[0], all);
     const size_t largest = rows * *std::max_element(part_bytes_.begin(), part_bytes_.end());
     enter(signature);
     if (largest <= kStagingBytes) {
@@ -174,30 +245,9 @@ class LocalCommunicator final : public Communicator {
     for (size_t row = 0; row < rows; ++row) {
       for (size_t peer = 0; peer < part_bytes_.size(); ++peer) {
         const size_t bytes = part_bytes_[peer];
-        if (bytes > 0) std::memcpy(target, static_cast<const std::byte*>(sources_[peer]) + row * bytes, bytes);
+        copy(static_cast<const std::byte*>(sources_[peer]) + row * bytes, bytes, target);
         target += bytes;
       }
-    }
-  }
-
-  void check_gather(View x, const std::vector<int64_t>& widths, View y) const {
-    const auto invalid = [](const std::string& text) {
-      throw Error(ErrorCode::invalid_argument, "all-gather: " + text);
-    };
-    if (static_cast<int>(widths.size()) != size()) {
-      invalid("expected " + std::to_string(size()) + " widths, got " + std::to_string(widths.size()));
-    }
-    int64_t total = 0;
-    for (const int64_t width : widths) {
-      if (width < 0) invalid("expected widths of at least 0, got " + std::to_string(width));
-      total += width;
-    }
-    const int64_t own = widths[static_cast<size_t>(rank_)];
-    if (x.width != own)
-      invalid("expected an input of width " + std::to_string(own) + ", got " + std::to_string(x.width));
-    if (y.width != total || y.rows != x.rows || y.dtype != x.dtype) {
-      invalid("expected a result of " + std::to_string(x.rows) + " x " + std::to_string(total) + ", got " +
-              std::to_string(y.rows) + " x " + std::to_string(y.width));
     }
   }
 

@@ -63,6 +63,7 @@ class Nccl final : public cuda::DeviceCommunicator {
   }
 
   void all_gather(View x, const std::vector<int64_t>& widths, View y) override {
+    if (cuda::is_flat(y, widths)) return gather(x.data, static_cast<size_t>(x.width) * size_of(x.dtype), y.data);
     const auto most = static_cast<size_t>(*std::max_element(widths.begin(), widths.end()));
     const size_t element = size_of(x.dtype);
     const size_t part = static_cast<size_t>(x.rows) * most * element;
@@ -73,6 +74,31 @@ class Nccl final : public cuda::DeviceCommunicator {
     cuda::check(cudaMemcpyAsync(mine, x.data, bytes, cudaMemcpyDeviceToDevice, device().stream()), "all_gather");
     gather(mine, part, parts);
     cuda::interleave(device(), parts, part, widths, y);
+  }
+
+  // The order of the sum is NCCL's.
+  void reduce_scatter(View x, const std::vector<int64_t>& widths, View y) override {
+    const auto count = static_cast<size_t>(y.rows * y.width);
+    if (size() == 1) return cuda::copy_bytes(device(), x.data, count * size_of(x.dtype), y.data);
+    if (cuda::is_flat(x, widths)) return scatter_sums(x.data, y.data, count, x.dtype);
+    const auto most = x.rows * *std::max_element(widths.begin(), widths.end());
+    const size_t part = static_cast<size_t>(most) * size_of(x.dtype);
+    auto* parts = static_cast<char*>(device().scratch(cuda::Scratch::gather, part * static_cast<size_t>(size())));
+    char* mine = parts + static_cast<size_t>(rank()) * part;
+    cuda::separate(device(), x, widths, parts, part);
+    scatter_sums(parts, mine, static_cast<size_t>(most), x.dtype);
+    cuda::copy_bytes(device(), mine, count * size_of(y.dtype), y.data);
+  }
+
+  void send_receive(View x, int to, View y, int from) override {
+    const auto count = static_cast<size_t>(x.rows * x.width);
+    if (size() == 1) return cuda::copy_bytes(device(), x.data, count * size_of(x.dtype), y.data);
+    nvabi::NcclComm communicator = handle();
+    expect(table_.ncclGroupStart(), "send-receive");
+    const int sent = table_.ncclSend(x.data, count, type_of(x.dtype), to, communicator, device().stream());
+    const int received = table_.ncclRecv(y.data, count, type_of(y.dtype), from, communicator, device().stream());
+    const int ended = table_.ncclGroupEnd();          // whatever came before: a group that stays open swallows all that follows
+    for (const int status : {sent, received, ended}) expect(status, "send-receive");
   }
 
   void gather(const void* mine, size_t bytes, void* all) override {
@@ -114,6 +140,10 @@ class Nccl final : public cuda::DeviceCommunicator {
     if (std::count(all.begin(), all.end(), mine) == 1) return;
     throw Error(ErrorCode::invalid_argument, "openGroup: NCCL expects one rank per GPU, got several on GPU " + std::to_string(mine) +
                                                  "; use communicator 'local' for ranks that share a GPU");
+  }
+
+  void scatter_sums(const void* x, void* y, size_t count, DType dtype) {
+    expect(table_.ncclReduceScatter(x, y, count, type_of(dtype), nvabi::ncclSum, handle(), device().stream()), "reduce-scatter");
   }
 
   const Device& device() const {

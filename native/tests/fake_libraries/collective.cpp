@@ -55,7 +55,8 @@ double combined(int op, double a, double b) {
 }
 
 bool alike(const Collective& a, const Collective& b) {
-  return a.kind == b.kind && a.count == b.count && a.type == b.type && a.op == b.op && a.root == b.root;
+  const bool same_root = a.root == b.root || a.kind == Kind::send_receive;
+  return a.kind == b.kind && a.count == b.count && a.type == b.type && a.op == b.op && same_root;
 }
 
 std::vector<unsigned char> reduced(const std::vector<const Collective*>& work, size_t count) {
@@ -73,6 +74,22 @@ std::vector<unsigned char> gathered(const std::vector<const Collective*>& work, 
   std::vector<unsigned char> result(bytes * work.size());
   for (size_t rank = 0; rank < work.size() && bytes > 0; ++rank) std::memcpy(result.data() + rank * bytes, work[rank]->send, bytes);
   return result;
+}
+
+// What each rank receives; false: one waits for a rank that sends to another, and would wait for ever.
+bool transferred(const std::vector<const Collective*>& work, size_t bytes, std::vector<std::vector<unsigned char>>& received) {
+  received.resize(work.size());
+  for (size_t rank = 0; rank < work.size(); ++rank) {
+    const int from = work[rank]->from;
+    const int to = work[rank]->root;
+    if (to >= 0 && work[static_cast<size_t>(to)]->from != static_cast<int>(rank)) return false;
+    if (from < 0) continue;
+    const Collective& sender = *work[static_cast<size_t>(from)];
+    if (sender.root != static_cast<int>(rank)) return false;
+    const auto* data = static_cast<const unsigned char*>(sender.send);
+    received[rank].assign(data, data + bytes);
+  }
+  return true;
 }
 
 }  // namespace
@@ -97,11 +114,20 @@ void World::run() {
     return;
   }
   const size_t bytes = first.count * size_of_type(first.type);
+  if (first.kind == Kind::send_receive) {
+    std::vector<std::vector<unsigned char>> received;
+    broken_ = !transferred(work_, bytes, received);
+    for (size_t rank = 0; rank < work_.size() && !broken_; ++rank) {
+      if (!received[rank].empty()) std::memcpy(work_[rank]->receive, received[rank].data(), bytes);
+    }
+    return;
+  }
   std::vector<unsigned char> result;
   switch (first.kind) {
     case Kind::all_reduce: result = reduced(work_, first.count); break;
     case Kind::reduce_scatter: result = reduced(work_, first.count * work_.size()); break;
     case Kind::all_gather: result = gathered(work_, bytes); break;
+    case Kind::send_receive: break;
     case Kind::broadcast: result = gathered({work_[static_cast<size_t>(first.root)]}, bytes); break;
   }
   for (size_t rank = 0; rank < work_.size() && bytes > 0; ++rank) {

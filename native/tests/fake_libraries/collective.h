@@ -8,7 +8,7 @@
 
 namespace heddle::fake {
 
-enum class Kind { all_reduce, reduce_scatter, all_gather, broadcast };
+enum class Kind { all_reduce, reduce_scatter, all_gather, broadcast, send_receive };
 
 struct Collective {
   Kind kind;
@@ -17,7 +17,8 @@ struct Collective {
   size_t count;                                       // of elements that each rank sends; reduce_scatter: receives
   int type;                                           // as NCCL numbers them
   int op;
-  int root;
+  int root;                                           // send_receive: to whom, -1: nothing is sent
+  int from = -1;                                      // of send_receive, -1: nothing is received
 };
 
 class World;

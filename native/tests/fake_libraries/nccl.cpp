@@ -158,6 +158,34 @@ int submit(NcclComm comm, Collective collective, cudaStream_t stream) {
   });
 }
 
+// A send and a receive of one group are one step. Of a world all ranks take part, as they do in heddle; real NCCL asks for less.
+int submit_transfer(NcclComm comm, const Collective& half, cudaStream_t stream) {
+  return call([&] {
+    if (!comm || !comm->member) return kInvalidArgument;
+    Member& member = *comm->member;
+    if (!member.ready()) return kInvalidUsage;
+    const size_t bytes = half.count * size_of_type(half.type);
+    if (size_of_type(half.type) == 0 || half.root >= member.size() || half.from >= member.size()) return kInvalidArgument;
+    if (half.root < 0 && half.from < 0) return kInvalidArgument;
+    if (!on_device(half.root >= 0 ? half.send : half.receive, bytes, member.device())) return kInvalidArgument;
+    for (Submission& other : group_work) {
+      Collective& whole = other.collective;
+      if (other.member != comm->member || whole.kind != Kind::send_receive || whole.count != half.count || whole.type != half.type) continue;
+      if (half.root >= 0 ? whole.root >= 0 : whole.from >= 0) continue;
+      if (half.root >= 0) {
+        whole.send = half.send;
+        whole.root = half.root;
+      } else {
+        whole.receive = half.receive;
+        whole.from = half.from;
+      }
+      return static_cast<int>(ncclSuccess);
+    }
+    group_work.push_back({comm->member, half, stream});
+    return group_depth > 0 ? static_cast<int>(ncclSuccess) : submit_group();
+  });
+}
+
 int start(NcclComm* comm, int size, const NcclId& id, int rank, bool blocking) {
   return call([&] {
     *comm = nullptr;
@@ -277,6 +305,13 @@ int ncclAllGather(const void* send, void* receive, size_t count, int type, NcclC
 }
 int ncclBroadcast(const void* send, void* receive, size_t count, int type, int root, NcclComm comm, cudaStream_t stream) {
   return submit(comm, {Kind::broadcast, send, receive, count, type, ncclSum, root}, stream);
+}
+
+int ncclSend(const void* send, size_t count, int type, int peer, NcclComm comm, cudaStream_t stream) {
+  return submit_transfer(comm, {Kind::send_receive, send, nullptr, count, type, ncclSum, peer, -1}, stream);
+}
+int ncclRecv(void* receive, size_t count, int type, int peer, NcclComm comm, cudaStream_t stream) {
+  return submit_transfer(comm, {Kind::send_receive, nullptr, receive, count, type, ncclSum, -1, peer}, stream);
 }
 
 int ncclMemAlloc(void** memory, size_t bytes) {
