@@ -1,5 +1,7 @@
 // heddle as one contender of the bench: a process that holds one model, or one group, and times what it is asked through the public API.
-import { AutoModelForCausalLM, openGroup, type CausalLM, type Group } from 'heddle'
+import { readFileSync } from 'node:fs'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { AutoModelForCausalLM, KVCaches, openGroup, Program, type CausalLM, type Group, type ModelInfo } from 'heddle'
 import { answerLines } from './support/answer-lines'
 
 let model: CausalLM | undefined
@@ -17,10 +19,27 @@ interface LoadCommand {
   devices?: number[]
 }
 
-async function load({ folder, tpSize, device = 'cpu', devices }: LoadCommand): Promise<object> {
+export interface LoadAnswer {
+  seconds: number
+  info: ModelInfo
+  /** most memory that this process has held so far; none where the system does not say */
+  peakBytes?: number
+}
+
+async function load({ folder, tpSize, device = 'cpu', devices }: LoadCommand): Promise<LoadAnswer> {
   const start = performance.now()
   model = await AutoModelForCausalLM.fromPretrained(folder, { tpSize, device, dtype: 'bfloat16', ...(devices && { devices }) })
-  return { seconds: secondsSince(start), info: model.info() }
+  return { seconds: secondsSince(start), info: model.info(), ...peakMemory() }
+}
+
+// Ranks are threads of this process, so the system knows their memory together only.
+function peakMemory(): { peakBytes?: number } {
+  try {
+    const kilobytes = /^VmHWM:\s*(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]
+    return kilobytes ? { peakBytes: 1024 * Number(kilobytes) } : {}
+  } catch {
+    return {} // not Linux
+  }
 }
 
 // Time to the first token, and that token: proof that all contenders run the same model.
@@ -30,14 +49,71 @@ async function prefill({ ids }: { ids: number[] }): Promise<object> {
   return { seconds: secondsSince(start), token: tokenIds[0] }
 }
 
+export interface DecodeAnswer {
+  secondsPerToken: number
+  /** seconds between each token and the one before */
+  gaps: number[]
+}
+
 // Seconds a token after the prompt and `skip` tokens.
-async function decode({ ids, skip, count }: { ids: number[]; skip: number; count: number }): Promise<object> {
+async function decode({ ids, skip, count }: { ids: number[]; skip: number; count: number }): Promise<DecodeAnswer> {
+  const stamps = (await stampsOf(ids, skip + count + 1)).slice(skip)
+  return { secondsPerToken: (stamps[count] - stamps[0]) / 1000 / count, gaps: gapsOf(stamps) }
+}
+
+// When each token of an answer came, in milliseconds.
+async function stampsOf(ids: number[], count: number): Promise<number[]> {
   const stamps: number[] = []
-  for await (const piece of loaded().stream(ids, { maxNewTokens: skip + count + 1, doSample: false, ignoreEos: true })) {
+  for await (const piece of loaded().stream(ids, { maxNewTokens: count, doSample: false, ignoreEos: true })) {
     for (const _ of piece.tokenIds) stamps.push(performance.now())
   }
-  if (stamps.length !== skip + count + 1) throw new Error(`stream: expected ${skip + count + 1} tokens, got ${stamps.length}`)
-  return { secondsPerToken: (stamps[skip + count] - stamps[skip]) / 1000 / count }
+  if (stamps.length !== count) throw new Error(`stream: expected ${count} tokens, got ${stamps.length}`)
+  return stamps
+}
+
+function gapsOf(stamps: number[]): number[] {
+  return stamps.slice(1).map((at, i) => (at - stamps[i]) / 1000)
+}
+
+export interface GenerateAnswer {
+  /** from the call to the first token, for each sequence */
+  firstTokenSeconds: number[]
+  /** between tokens of one sequence, over all of them */
+  gaps: number[]
+  /** from the calls to the last token */
+  seconds: number
+  /** how late the event loop was meanwhile, in milliseconds */
+  loopDelay: LoopDelay
+}
+
+export interface LoopDelay { p50: number; p99: number; most: number }
+
+// Several answers at once, from prompts to last tokens, as a server sees them.
+async function generate({ rows, count }: { rows: number[][]; count: number }): Promise<GenerateAnswer> {
+  const start = performance.now()
+  const { value: stamps, loopDelay } = await watchingLoop(() => Promise.all(rows.map((ids) => stampsOf(ids, count))))
+  return {
+    firstTokenSeconds: stamps.map(([first]) => (first - start) / 1000),
+    gaps: stamps.flatMap(gapsOf),
+    seconds: (Math.max(...stamps.map((one) => one[one.length - 1])) - start) / 1000,
+    loopDelay,
+  }
+}
+
+// The same watch over a loop that has nothing to do: what the system's own timers add.
+async function idle({ milliseconds }: { milliseconds: number }): Promise<{ loopDelay: LoopDelay }> {
+  const { loopDelay } = await watchingLoop(() => new Promise((resolve) => setTimeout(resolve, milliseconds)))
+  return { loopDelay }
+}
+
+async function watchingLoop<T>(act: () => Promise<T>): Promise<{ value: T; loopDelay: LoopDelay }> {
+  const resolution = 1
+  const histogram = monitorEventLoopDelay({ resolution })
+  histogram.enable()
+  const value = await act()
+  histogram.disable()
+  const late = (nanoseconds: number) => Math.max(0, nanoseconds / 1e6 - resolution) // it counts the wait that was asked for
+  return { value, loopDelay: { p50: late(histogram.percentile(50)), p99: late(histogram.percentile(99)), most: late(histogram.max) } }
 }
 
 // Seconds a step that makes one token for each of several sequences, all in decode: from when every one has `skip` tokens to when the first
@@ -73,19 +149,48 @@ async function open({ size }: { size: number }): Promise<object> {
 
 // Records, compiles, runs and disposes the smallest program there is.
 async function evaluate({ count }: { count: number }): Promise<object> {
-  const current = group
-  if (!current) throw new Error('expected open first')
+  const current = opened()
   const x = { data: new Float32Array(64).fill(0.5), shape: [1, 64] }
   const start = performance.now()
   for (let i = 0; i < count; i++) await current.evaluate((g) => g.input(x).activation('relu'))
   return { secondsPerCall: secondsSince(start) / count }
 }
 
+// A recorded program of one small operation, run again and again: a message to every rank, and one completion back.
+async function roundTrip({ count }: { count: number }): Promise<object> {
+  const current = opened()
+  const caches = new KVCaches(current, 1)
+  const program = await Program.create(current, { maxTokens: 1, maxSequences: 1, caches }, (g) => g.output('y', g.input('x', 8).activation('relu')))
+  const step = {
+    tokens: Int32Array.of(0), positions: Int32Array.of(0), sequenceStarts: Int32Array.of(0, 1), slots: Int32Array.of(0),
+    blockTable: Int32Array.of(0), inputs: { x: { data: new Float32Array(8).fill(0.5), shape: [1, 8] } },
+  }
+  const start = performance.now()
+  for (let i = 0; i < count; i++) await program.run(step)
+  const secondsPerCall = secondsSince(start) / count
+  program.dispose()
+  caches.dispose()
+  return { secondsPerCall }
+}
+
+// A synchronous call into the addon that asks every rank's counters and makes objects of them.
+async function call({ count }: { count: number }): Promise<object> {
+  const current = opened()
+  const start = performance.now()
+  for (let i = 0; i < count; i++) current.native.info()
+  return { secondsPerCall: secondsSince(start) / count }
+}
+
+function opened(): Group {
+  if (!group) throw new Error('expected open first')
+  return group
+}
+
 function secondsSince(start: number): number {
   return (performance.now() - start) / 1000
 }
 
-answerLines({ load, prefill, decode, decodeBatch, forward, open, evaluate }).finally(async () => {
+answerLines({ load, prefill, decode, decodeBatch, generate, idle, forward, open, evaluate, roundTrip, call }).finally(async () => {
   await model?.close()
   await group?.close()
 })

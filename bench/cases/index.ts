@@ -5,11 +5,12 @@ import { boundary } from './boundary'
 import { decode } from './decode'
 import { gemm } from './gemm'
 import { gpu } from './gpu'
+import { layers } from './layers'
 import { load } from './load'
 import { peers } from './peers'
 import { prefill } from './prefill'
 
-export const defaultCases: Case[] = [decode, prefill, allReduce, gemm, boundary, load, peers]
+export const defaultCases: Case[] = [decode, prefill, allReduce, gemm, layers, boundary, load, peers]
 
 // Only when it is named: it needs a GPU, and as it stands a checkpoint of 16 GB.
 export const allCases: Case[] = [...defaultCases, gpu]
