@@ -18,6 +18,10 @@ export interface PieceSpec {
   rowStride: number
   targetOffset: number
   targetStride: number
+  /** the source holds the columns of the rectangle one after the other; `rowStride` is then between the starts of two columns */
+  transposed?: boolean
+  /** is added to every element; the tensor must be float32 */
+  increment?: number
 }
 
 /** One rank's tensor. Elements that no piece covers are zero. */

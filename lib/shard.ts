@@ -8,12 +8,17 @@ export interface Range {
   end: number
 }
 
-/** A full tensor, row-major, that a rank's slice is taken from. `offset` is in bytes from the start of the source. */
+/** A full tensor that a rank's slice is taken from: row-major, or a matrix that is stored by columns. */
 export interface WeightSource {
   dtype: DType
   shape: number[]
   source: PieceSource
+  /** bytes from the start of the source to the first element */
   offset: number
+  /** the columns of the matrix lie one after the other, not its rows */
+  transposed?: boolean
+  /** elements between the starts of two rows (columns, if transposed) in the source; default: those of one */
+  stride?: number
 }
 
 /** The query heads of a rank, the KV heads that they read, and for each local query head its local KV head. */
@@ -28,6 +33,16 @@ export const largestGroupSize = 64
 export const lengthOf = (range: Range): number => range.end - range.start
 
 export const elementBytes = (dtype: DType): number => (dtype === 'float32' ? 4 : 2)
+
+/** The nearest number of a data type, ties to even. For positive numbers in the range of normal ones. */
+export function rounded(value: number, dtype: DType): number {
+  const single = Math.fround(value)
+  if (dtype === 'float32') return single
+  const kept = dtype === 'bfloat16' ? 8 : 11 // bits of the significand
+  const unit = 2 ** (Math.floor(Math.log2(Math.abs(single) || 1)) - kept + 1)
+  const [below, rest] = [Math.floor(single / unit), (single / unit) % 1]
+  return unit * (rest > 0.5 || (rest === 0.5 && below % 2 !== 0) ? below + 1 : below)
+}
 
 /** Sizes up to `largestGroupSize` that split every one of the dimensions evenly. */
 export function validSizes(...dimensions: number[]): number[] {
@@ -78,23 +93,38 @@ export function splitHeads(where: string, headCount: number, kvHeadCount: number
   })
 }
 
+const widthOf = ({ shape }: WeightSource): number => shape.slice(1).reduce((product, length) => product * length, 1)
+
+/** The `count` rows from `start` on, as a tensor of their own. */
+export function rowsOf(weight: WeightSource, start: number, count: number): WeightSource {
+  const { transposed = false, stride = transposed ? weight.shape[0]! : widthOf(weight) } = weight
+  const offset = weight.offset + start * (transposed ? 1 : stride) * elementBytes(weight.dtype)
+  return { ...weight, shape: [count, ...weight.shape.slice(1)], offset, ...(transposed && { stride }) }
+}
+
 /**
  * The rectangle [rows, columns] of a matrix (or of a vector, as a matrix of one column), put at `targetRow` of a local tensor whose rows
  * hold `targetWidth` elements.
  */
 export function piece(weight: WeightSource, rows: Range, columns: Range, targetRow: number, targetWidth: number): PieceSpec {
-  const width = weight.shape.slice(1).reduce((product, length) => product * length, 1)
+  const width = widthOf(weight)
   const bytes = elementBytes(weight.dtype)
+  const { transposed = false, stride = transposed ? weight.shape[0]! : width } = weight
+  const [line, place] = transposed ? [columns.start, rows.start] : [rows.start, columns.start]
   const start = {
     source: weight.source,
     dtype: weight.dtype,
-    offset: weight.offset + (rows.start * width + columns.start) * bytes,
+    offset: weight.offset + (line * stride + place) * bytes,
     targetOffset: targetRow * targetWidth
   }
-  if (lengthOf(columns) === width && targetWidth === width) {
+  if (transposed) {
+    const shape = { rows: lengthOf(rows), rowElements: lengthOf(columns), targetStride: targetWidth }
+    return { ...start, ...shape, rowStride: stride * bytes, transposed }
+  }
+  if (lengthOf(columns) === width && targetWidth === width && stride === width) {
     // whole rows lie one after the other in both: a single long row
     const count = lengthOf(rows) * width
     return { ...start, rows: 1, rowElements: count, rowStride: count * bytes, targetStride: count }
   }
-  return { ...start, rows: lengthOf(rows), rowElements: lengthOf(columns), rowStride: width * bytes, targetStride: targetWidth }
+  return { ...start, rows: lengthOf(rows), rowElements: lengthOf(columns), rowStride: stride * bytes, targetStride: targetWidth }
 }

@@ -29,7 +29,7 @@ export interface AttentionOptions extends LayerOptions {
   /** rotary embedding: its options, or one shared by several layers; default none */
   rope?: RotaryOptions | RotaryEmbedding
   /** RMS norm of every query and key head before the rotation */
-  queryKeyNorm?: boolean | { eps?: number }
+  queryKeyNorm?: boolean | { eps?: number; unitOffset?: boolean }
   /** factor on the scores; default 1 / sqrt(headDim) */
   scale?: number
   /** most tokens that `run` takes */
@@ -63,6 +63,7 @@ export class TPAttention extends Layer {
   readonly shards: readonly HeadShard[]
   readonly #options: AttentionOptions
   readonly #normEps: number | undefined
+  readonly #normIncrement: number
   readonly #rope: RotaryEmbedding | undefined
   readonly #qkv: MergedColumnParallelLinear
   readonly #out: RowParallelLinear
@@ -78,6 +79,7 @@ export class TPAttention extends Layer {
     this.kvHeadCount = kvHeadCount
     this.shards = splitHeads('TPAttention', headCount, kvHeadCount, group.size)
     this.#normEps = options.queryKeyNorm ? ((options.queryKeyNorm === true ? undefined : options.queryKeyNorm.eps) ?? 1e-6) : undefined
+    this.#normIncrement = typeof options.queryKeyNorm === 'object' && options.queryKeyNorm.unitOffset ? 1 : 0
     this.#rope =
       options.rope && (options.rope instanceof RotaryEmbedding ? options.rope : new RotaryEmbedding(group, headDim, options.rope))
     const queries = this.shards.map((shard) => scaled(shard.queries, headDim))
@@ -97,7 +99,7 @@ export class TPAttention extends Layer {
 
   protected override parameters(): Parameter[] {
     if (this.#normEps === undefined) return []
-    return ['q_norm.weight', 'k_norm.weight'].map((name) => replicated(name, this.headDim, this.group))
+    return ['q_norm.weight', 'k_norm.weight'].map((name) => replicated(name, this.headDim, this.group, this.#normIncrement))
   }
 
   protected override children(): [string, Layer][] {
@@ -159,7 +161,8 @@ function checkValues(options: AttentionOptions, headCount: number, kvHeadCount: 
     throw new HeddleError('invalid_argument', `TPAttention: expected a finite scale, got ${scale}`)
 }
 
-function checkQueryKeyNorm(norm: { eps?: number } | null): void {
-  checkOptions('TPAttention: queryKeyNorm', norm, ['eps'])
+function checkQueryKeyNorm(norm: { eps?: number; unitOffset?: boolean } | null): void {
+  checkOptions('TPAttention: queryKeyNorm', norm, ['eps', 'unitOffset'])
+  checkFlags('TPAttention: queryKeyNorm', { unitOffset: norm?.unitOffset })
   if (norm?.eps !== undefined) checkEps('TPAttention: queryKeyNorm', norm.eps)
 }

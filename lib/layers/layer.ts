@@ -26,6 +26,8 @@ export interface Parameter {
   sharding: Sharding
   /** rows of the local tensor on every rank where padding makes it longer than its parts; else the parts' rows */
   localRows?: number
+  /** is added to every element of a vector */
+  increment?: number
   parts: ParameterPart[]
 }
 
@@ -138,12 +140,13 @@ export abstract class Layer {
 }
 
 /** A small tensor that every rank holds whole. */
-export function replicated(name: string, length: number, group: Group): Parameter {
+export function replicated(name: string, length: number, group: Group, increment = 0): Parameter {
   const ranges = Array.from({ length: group.size }, () => everything(length))
   return {
     key: name,
     kind: 'vector',
     sharding: 'replicated',
+    ...(increment !== 0 && { increment }),
     parts: [{ name, shape: [length], rows: ranges, columns: ranges.map(() => everything(1)) }]
   }
 }
@@ -209,7 +212,9 @@ function localPieces(parameter: Parameter, sources: ReadonlyMap<string, WeightSo
   for (const part of parameter.parts) {
     const rows = part.rows[rank]!
     const columns = part.columns[rank]!
-    if (lengthOf(rows) > 0) pieces.push(piece(sources.get(part.name)!, rows, columns, row, lengthOf(columns)))
+    const { increment } = parameter
+    const filled = (): PieceSpec => piece(sources.get(part.name)!, rows, columns, row, lengthOf(columns))
+    if (lengthOf(rows) > 0) pieces.push(increment === undefined ? filled() : { ...filled(), increment })
     row += lengthOf(rows)
   }
   return pieces

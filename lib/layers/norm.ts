@@ -8,6 +8,8 @@ import type { LayerOptions, Parameter } from './layer'
 export interface RMSNormOptions extends LayerOptions {
   /** default 1e-6 */
   eps?: number
+  /** the weights that `load` takes are less by one than those that multiply, as in Gemma */
+  unitOffset?: boolean
 }
 
 export interface LayerNormOptions extends LayerOptions {
@@ -17,9 +19,10 @@ export interface LayerNormOptions extends LayerOptions {
   bias?: boolean
 }
 
-/** `x / sqrt(mean(x²) + eps) * weight` (Zhang and Sennrich 2019). `load`: `weight` [size]. */
+/** `x / sqrt(mean(x²) + eps) * weight`, or `* (1 + weight)` (Zhang and Sennrich 2019). `load`: `weight` [size]. */
 export class RMSNorm extends Layer {
   readonly eps: number
+  readonly unitOffset: boolean
 
   constructor(
     group: Group,
@@ -28,15 +31,16 @@ export class RMSNorm extends Layer {
   ) {
     super(group)
     checkPositive('RMSNorm', { size })
-    checkOptions('RMSNorm', options, ['eps', 'strict'])
-    const { eps = 1e-6, strict } = options
-    checkFlags('RMSNorm', { strict })
+    checkOptions('RMSNorm', options, ['eps', 'unitOffset', 'strict'])
+    const { eps = 1e-6, unitOffset = false, strict } = options
+    checkFlags('RMSNorm', { unitOffset, strict })
     checkEps('RMSNorm', eps)
     this.eps = eps
+    this.unitOffset = unitOffset
   }
 
   protected override parameters(): Parameter[] {
-    return [replicated('weight', this.size, this.group)]
+    return [replicated('weight', this.size, this.group, this.unitOffset ? 1 : 0)]
   }
 
   /** `[tokens, size]` → the same. */

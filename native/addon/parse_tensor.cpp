@@ -15,12 +15,14 @@ constexpr size_t kMaxPath = 4096;
 // Bytes from the first to the last element of the rectangle; strides may not make rows overlap.
 int64_t source_extent(const Piece& piece, const std::string& where) {
   if (piece.rows == 0 || piece.row_elements == 0) return 0;
-  const int64_t row_bytes = product_of(piece.row_elements, static_cast<int64_t>(size_of(piece.dtype)), where);
+  const int64_t line_bytes = product_of(piece.line_elements(), static_cast<int64_t>(size_of(piece.dtype)), where);
   const auto stride = static_cast<int64_t>(piece.row_stride);
-  if (piece.rows > 1 && stride < row_bytes) {
-    refuse(where, "a rowStride of at least a row's " + std::to_string(row_bytes) + " bytes", std::to_string(stride));
+  if (piece.lines() > 1 && stride < line_bytes) {
+    const char* line = piece.transposed ? "column" : "row";
+    refuse(where, "a rowStride of at least a " + std::string(line) + "'s " + std::to_string(line_bytes) + " bytes",
+           std::to_string(stride));
   }
-  return sum_of(product_of(piece.rows - 1, stride, where), row_bytes, where);
+  return sum_of(product_of(piece.lines() - 1, stride, where), line_bytes, where);
 }
 
 void check_target(const Piece& piece, int64_t count, const std::string& where) {
@@ -36,7 +38,7 @@ void check_target(const Piece& piece, int64_t count, const std::string& where) {
   }
 }
 
-// Takes the described rectangle alone, row after row, and describes it anew.
+// Takes the described rectangle alone, line after line, and describes it anew.
 void copy_elements(Piece& piece, const Napi::Value& data, const std::string& where) {
   const int64_t extent = source_extent(piece, where);
   const Elements elements = read_typed_array(data, where);
@@ -50,19 +52,19 @@ void copy_elements(Piece& piece, const Napi::Value& data, const std::string& whe
     refuse(where, "to end within the array's " + std::to_string(available) + " bytes", std::to_string(end));
   }
 
-  const size_t row_bytes = static_cast<size_t>(piece.row_elements) * size_of(piece.dtype);
+  const size_t line_bytes = static_cast<size_t>(piece.line_elements()) * size_of(piece.dtype);
   auto bytes = std::make_shared<std::vector<uint8_t>>();
   if (extent > 0) {
     const uint8_t* source = elements.data + piece.offset;
-    bytes->reserve(static_cast<size_t>(piece.rows) * row_bytes);
-    for (int64_t row = 0; row < piece.rows; ++row) {
-      bytes->insert(bytes->end(), source, source + row_bytes);
-      if (row + 1 < piece.rows) source += piece.row_stride;
+    bytes->reserve(static_cast<size_t>(piece.lines()) * line_bytes);
+    for (int64_t line = 0; line < piece.lines(); ++line) {
+      bytes->insert(bytes->end(), source, source + line_bytes);
+      if (line + 1 < piece.lines()) source += piece.row_stride;
     }
   }
   piece.bytes = std::move(bytes);
   piece.offset = 0;
-  piece.row_stride = row_bytes;
+  piece.row_stride = line_bytes;
 }
 
 Piece parse_piece(const Napi::Value& value, int64_t count, const std::string& where) {
@@ -78,6 +80,10 @@ Piece parse_piece(const Napi::Value& value, int64_t count, const std::string& wh
   piece.row_stride = static_cast<uint64_t>(integer("rowStride"));
   piece.target_offset = integer("targetOffset");
   piece.target_stride = integer("targetStride");
+  const Napi::Value transposed = object.Get("transposed");
+  piece.transposed = !transposed.IsUndefined() && read_flag(transposed, where + ".transposed");
+  const Napi::Value increment = object.Get("increment");
+  if (!increment.IsUndefined()) piece.increment = static_cast<float>(read_number(increment, where + ".increment"));
   check_target(piece, count, where);
   const auto source = read_object(object.Get("source"), where + ".source");
   const Napi::Value path = source.Get("path");

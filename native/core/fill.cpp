@@ -77,11 +77,11 @@ class Source {
 void check_source(const Piece& piece, SourceFiles& files) {
   const Source source(piece, files);
   if (piece.rows == 0 || piece.row_elements == 0) return;
-  uint64_t row_bytes = 0;
+  uint64_t line_bytes = 0;
   uint64_t end = 0;
   const bool counts =
-      !__builtin_mul_overflow(static_cast<uint64_t>(piece.row_elements), size_of(piece.dtype), &row_bytes) &&
-      end_of(piece.offset, static_cast<uint64_t>(piece.rows - 1), piece.row_stride, row_bytes, end);
+      !__builtin_mul_overflow(static_cast<uint64_t>(piece.line_elements()), size_of(piece.dtype), &line_bytes) &&
+      end_of(piece.offset, static_cast<uint64_t>(piece.lines() - 1), piece.row_stride, line_bytes, end);
   if (!counts) source.too_short("2^64");
   if (end > source.size()) source.too_short(std::to_string(end));
 }
@@ -102,6 +102,7 @@ class PieceFiller {
     const auto rows = static_cast<uint64_t>(piece_.rows);
     const auto elements = static_cast<uint64_t>(piece_.row_elements);
     if (rows == 0 || elements == 0) return;
+    if (piece_.transposed) return fill_transposed(rows, elements);
     const uint64_t row_bytes = elements * size_of(piece_.dtype);
     const bool dense = rows == 1 || (piece_.row_stride == row_bytes && is_dense_in_target());
     if (dense) return fill_run(piece_.offset, offset_of(0), rows * elements);
@@ -147,22 +148,20 @@ class PieceFiller {
       char* part = target_.claim(target + done * size_of(dtype_), count * size_of(dtype_));
       read(source + done * element, straight ? part : scratch(), count * element);
       if (!straight) convert(scratch(), piece_.dtype, part, dtype_, count);
+      increment(part, count);
       count_used(count * element);
       done += count;
     }
   }
 
-  // Short rows: as many as fit are read with the gaps between them.
+  // Short rows, with the gaps between them.
   void fill_spans(uint64_t rows, uint64_t elements, uint64_t row_bytes) {
     const uint64_t target_row = elements * size_of(dtype_);
-    const uint64_t rows_at_once = 1 + (kScratch - row_bytes) / piece_.row_stride;
     std::vector<char> aligned(row_bytes);             // of a row: parts begin at any byte of the span
-    for (uint64_t first = 0; first < rows; first += rows_at_once) {
-      const uint64_t count = std::min(rows_at_once, rows - first);
-      read(piece_.offset + first * piece_.row_stride, scratch(), (count - 1) * piece_.row_stride + row_bytes);
+    read_lines(piece_.offset, rows, row_bytes, [&](uint64_t first, uint64_t count, uint64_t pitch) {
       char* together = is_dense_in_target() ? target_.claim(offset_of(first), count * target_row) : nullptr;
       for (uint64_t row = 0; row < count; ++row) {
-        const char* part = scratch() + row * piece_.row_stride;
+        const char* part = scratch() + row * pitch;
         char* target = together ? together + row * target_row : target_.claim(offset_of(first + row), target_row);
         if (piece_.dtype == dtype_) {
           std::memcpy(target, part, row_bytes);
@@ -170,9 +169,77 @@ class PieceFiller {
           std::memcpy(aligned.data(), part, row_bytes);
           convert(aligned.data(), piece_.dtype, target, dtype_, elements);
         }
+        increment(target, elements);
       }
       count_used(count * row_bytes);
+    });
+  }
+
+  // Lines of the source in scratch memory, as many as fit. `use` is told the first, their number, and the bytes from
+  // one to the next.
+  template <class Use>
+  void read_lines(uint64_t offset, uint64_t lines, uint64_t line_bytes, Use&& use) {
+    const uint64_t stride = piece_.row_stride;
+    const bool together =
+        stride == line_bytes || (line_bytes < kShortPart && stride > line_bytes && stride <= 2 * line_bytes);
+    const uint64_t pitch = together ? stride : line_bytes;
+    const uint64_t at_once = 1 + (kScratch - line_bytes) / pitch;
+    for (uint64_t first = 0; first < lines; first += at_once) {
+      const uint64_t count = std::min(at_once, lines - first);
+      const uint64_t reads = together ? 1 : count;
+      const uint64_t bytes = together ? (count - 1) * pitch + line_bytes : line_bytes;
+      for (uint64_t i = 0; i < reads; ++i) read(offset + (first + i) * stride, scratch() + i * pitch, bytes);
+      use(first, count, pitch);
     }
+  }
+
+  // Every column of the source has an element of each row of the tensor: rows are filled in blocks, column by column.
+  void fill_transposed(uint64_t rows, uint64_t columns) {
+    const uint64_t element = size_of(piece_.dtype);
+    const uint64_t columns_at_once = std::min(columns, kLargestClaim / size_of(dtype_));
+    const bool whole = is_dense_in_target() && columns_at_once == columns;
+    const uint64_t fitting = std::min(kLargestClaim / (columns_at_once * size_of(dtype_)), kScratch / element);
+    const uint64_t rows_at_once = whole ? fitting : 1;
+    for (uint64_t row = 0; row < rows; row += rows_at_once) {
+      for (uint64_t column = 0; column < columns; column += columns_at_once) {
+        fill_block(row, std::min(rows_at_once, rows - row), column, std::min(columns_at_once, columns - column));
+      }
+    }
+  }
+
+  // Of more than one row only where these are whole and lie together in the tensor.
+  void fill_block(uint64_t first_row, uint64_t rows, uint64_t first_column, uint64_t columns) {
+    const uint64_t element = size_of(piece_.dtype);
+    const uint64_t target_element = size_of(dtype_);
+    char* block =
+        target_.claim(offset_of(first_row) + first_column * target_element, rows * columns * target_element);
+    const uint64_t offset = piece_.offset + first_column * piece_.row_stride + first_row * element;
+    std::vector<char> part;
+    read_lines(offset, columns, rows * element, [&](uint64_t first, uint64_t count, uint64_t pitch) {
+      part.resize(count * element);
+      for (uint64_t row = 0; row < rows; ++row) {
+        const char* source = scratch() + row * element;
+        for (uint64_t i = 0; i < count; ++i) copy_element(part.data() + i * element, source + i * pitch);
+        char* target = block + (row * columns + first) * target_element;
+        convert(part.data(), piece_.dtype, target, dtype_, count);
+        increment(target, count);
+      }
+      count_used(count * rows * element);
+    });
+  }
+
+  void copy_element(char* target, const char* source) const {
+    if (size_of(piece_.dtype) == 4) {
+      std::memcpy(target, source, 4);
+    } else {
+      std::memcpy(target, source, 2);
+    }
+  }
+
+  void increment(char* part, uint64_t elements) const {
+    if (piece_.increment == 0) return;
+    auto* values = reinterpret_cast<float*>(part);
+    for (uint64_t i = 0; i < elements; ++i) values[i] += piece_.increment;
   }
 
   FillTarget& target_;
@@ -202,6 +269,7 @@ int64_t checked_count(const std::vector<int64_t>& shape, DType dtype) {
 void check_pieces(const CreateTensor& message, SourceFiles& files) {
   const int64_t count = checked_count(message.shape, message.dtype);
   for (const Piece& piece : message.pieces) {
+    if (piece.increment != 0 && message.dtype != DType::float32) invalid("expected a float32 tensor for an increment");
     check_target(piece, count);
     check_source(piece, files);
   }

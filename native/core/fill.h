@@ -2,9 +2,9 @@
 // Rule: no byte is read and no memory taken for a piece before its region was checked against the source as it is and
 // the tensor.
 //
-// What is read beside a rank's own bytes: nothing, except where the part of a row is shorter than kShortPart and the
-// row's stride at most twice that part; there whole spans are read. So a fill reads less than twice the bytes that it
-// uses.
+// What is read beside a rank's own bytes: nothing, except where the part of a line (a row of the source, or a column of
+// a transposed one) is shorter than kShortPart and the line's stride at most twice that part; there whole spans are
+// read. So a fill reads less than twice the bytes that it uses.
 #pragma once
 #include <atomic>
 #include <cstdint>

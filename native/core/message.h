@@ -23,6 +23,12 @@ struct Piece {
   uint64_t row_stride = 0;                            // bytes between the starts of two rows in the source
   int64_t target_offset = 0;                          // elements from the start of the tensor
   int64_t target_stride = 0;                          // elements between the starts of two rows in the tensor
+  bool transposed = false;                            // the source holds columns: row_stride is between the starts of two of them
+  float increment = 0;                                // added to every element, of a float32 tensor
+
+  // The runs of elements that lie together in the source, row_stride apart.
+  int64_t lines() const { return transposed ? row_elements : rows; }
+  int64_t line_elements() const { return transposed ? rows : row_elements; }
 };
 
 struct CreateTensor {

@@ -139,13 +139,14 @@ std::vector<uint8_t> reference(const CreateTensor& message, const std::vector<ui
     for (int64_t row = 0; row < piece.rows; ++row) {
       for (int64_t i = 0; i < piece.row_elements; ++i) {
         uint32_t element = 0;
-        std::memcpy(&element,
-                    source.data() + piece.offset + static_cast<uint64_t>(row) * piece.row_stride +
-                        static_cast<uint64_t>(i) * size_of(piece.dtype),
+        const auto line = static_cast<uint64_t>(piece.transposed ? i : row);
+        const auto place = static_cast<uint64_t>(piece.transposed ? row : i);
+        std::memcpy(&element, source.data() + piece.offset + line * piece.row_stride + place * size_of(piece.dtype),
                     size_of(piece.dtype));
         const int64_t target = piece.target_offset + row * piece.target_stride + i;
-        convert(&element, piece.dtype, memory.data() + static_cast<size_t>(target) * size_of(message.dtype),
-                message.dtype, 1);
+        uint8_t* kept = memory.data() + static_cast<size_t>(target) * size_of(message.dtype);
+        convert(&element, piece.dtype, kept, message.dtype, 1);
+        if (piece.increment != 0) *reinterpret_cast<float*>(kept) += piece.increment;
       }
     }
   }
@@ -166,6 +167,25 @@ CreateTensor column_shard(const std::string& path, DType stored, DType kept, uin
   piece.row_elements = width;
   piece.row_stride = static_cast<uint64_t>(columns) * size_of(stored);
   piece.target_stride = width;
+  message.pieces = {piece};
+  return message;
+}
+
+// Rows [first, first + count) of a matrix that is stored by columns, as a shard of its own.
+CreateTensor transposed_shard(const std::string& path, DType stored, DType kept, uint64_t offset, int64_t rows,
+                              int64_t columns, int64_t first, int64_t count) {
+  CreateTensor message;
+  message.dtype = kept;
+  message.shape = {count, columns};
+  Piece piece;
+  piece.path = path;
+  piece.dtype = stored;
+  piece.offset = offset + static_cast<uint64_t>(first) * size_of(stored);
+  piece.rows = count;
+  piece.row_elements = columns;
+  piece.row_stride = static_cast<uint64_t>(rows) * size_of(stored);
+  piece.target_stride = columns;
+  piece.transposed = true;
   message.pieces = {piece};
   return message;
 }
@@ -212,6 +232,63 @@ HEDDLE_TEST(fill_equals_the_reference_for_every_layout_and_type) {
                 "the same from bytes, without reading a file");
         }
       }
+    }
+  }
+}
+
+HEDDLE_TEST(fill_transposes_what_is_stored_by_columns) {
+  constexpr uint64_t header = 13;
+  for (const DType stored : {DType::float32, DType::bfloat16, DType::float16}) {
+    for (const DType kept : {DType::float32, DType::bfloat16, DType::float16}) {
+      for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 9}, {333, 7}, {7, 333}, {2999, 41}, {1, 1}}) {
+        std::vector<uint8_t> bytes(header, 0xee);
+        const std::vector<uint8_t> elements = random_elements(stored, static_cast<size_t>(rows * columns), 3);
+        bytes.insert(bytes.end(), elements.begin(), elements.end());
+        const TemporaryFile file(bytes);
+        for (const int64_t count : {rows, (rows + 1) / 2, (rows + 7) / 8}) {
+          CreateTensor message = transposed_shard(file.path(), stored, kept, header, rows, columns, rows - count, count);
+          const Filled filled = fill_all(message);
+          const std::string what = std::string(name_of(stored)) + " to " + name_of(kept) + ", " + std::to_string(count) +
+                                   " of " + std::to_string(rows) + " rows";
+          check(filled.memory == reference(message, bytes), what);
+          check(filled.used == static_cast<uint64_t>(count * columns) * size_of(stored), what, ": bytes used");
+          check(filled.read >= filled.used && filled.read <= 2 * filled.used, what, ": read ", filled.read);
+          StagedTarget staged(filled.memory.size());
+          fill_staged(staged, message);
+          check(staged.memory() == filled.memory && staged.finished(), what, ", through staging");
+          message.shape = {count, columns + 3};       // rows apart in the tensor
+          message.pieces[0].target_stride = columns + 3;
+          message.pieces[0].target_offset = 2;
+          check(fill_all(message).memory == reference(message, bytes), what, ", rows apart");
+        }
+      }
+    }
+  }
+}
+
+HEDDLE_TEST(fill_transposes_more_than_one_claim_holds) {
+  constexpr int64_t rows = 90000, columns = 40;       // blocks of rows: 14 MB of float32, whose lines exceed the scratch memory
+  const std::vector<uint8_t> bytes = random_elements(DType::float32, static_cast<size_t>(rows * columns), 12);
+  const TemporaryFile file(bytes);
+  for (const auto& [height, width] : {std::pair{rows, columns}, {int64_t{1}, rows * columns}}) {  // and one row of several claims
+    const CreateTensor message = transposed_shard(file.path(), DType::float32, DType::float32, 0, height, width, 0, height);
+    StagedTarget staged(bytes.size());
+    fill_staged(staged, message);
+    check(staged.memory() == reference(message, bytes) && staged.claims() > 1, height, " rows of ", width);
+  }
+}
+
+HEDDLE_TEST(fill_increments_every_element_of_a_float32_tensor) {
+  for (const DType stored : {DType::float32, DType::bfloat16, DType::float16}) {
+    const std::vector<uint8_t> bytes = random_elements(stored, 30 * 20, 8);
+    const TemporaryFile file(bytes);
+    for (CreateTensor message : {column_shard(file.path(), stored, DType::float32, 0, 30, 20, 0, 20),
+                                 column_shard(file.path(), stored, DType::float32, 0, 30, 20, 4, 11),
+                                 transposed_shard(file.path(), stored, DType::float32, 0, 30, 20, 4, 11)}) {
+      message.pieces[0].increment = 1;
+      check(fill_all(message).memory == reference(message, bytes), name_of(stored));
+      message.dtype = DType::bfloat16;
+      check_throws(ErrorCode::invalid_argument, [&] { fill_all(message); }, "an increment of bfloat16");
     }
   }
 }
@@ -302,6 +379,12 @@ HEDDLE_TEST(fill_refuses_regions_outside_the_file) {
   refused("offset overflows", [](Piece& piece) { piece.offset = most; });
   refused("stride overflows", [](Piece& piece) { piece.row_stride = most; });
   refused("stride times rows overflows", [](Piece& piece) { piece.row_stride = most / 4; });
+  const CreateTensor stored_by_columns = transposed_shard(file.path(), DType::float32, DType::float32, 4, 6, 4, 0, 6);
+  check(fill_all(stored_by_columns).used == 96, "up to the last byte of the last column");
+  refused("columns one byte too far", [&](Piece& piece) {
+    piece = stored_by_columns.pieces[0];
+    piece.offset += 1;
+  });
 }
 
 HEDDLE_TEST(fill_refuses_regions_outside_the_tensor) {

@@ -1,5 +1,5 @@
 // Slice arithmetic against hand-computed values and against its own invariants.
-import { lengthOf, piece, splitEvenly, splitHeads, splitPadded, validSizes } from '../../lib/shard'
+import { lengthOf, piece, rounded, rowsOf, splitEvenly, splitHeads, splitPadded, validSizes } from '../../lib/shard'
 
 test('valid sizes divide every dimension', () => {
   expect(validSizes(12)).toEqual([1, 2, 3, 4, 6, 12])
@@ -50,6 +50,13 @@ test('every query head finds its KV head, at every size that divides', () => {
   }
 })
 
+test('numbers are rounded to the nearest of a data type, ties to even', () => {
+  expect(rounded(Math.sqrt(2560), 'bfloat16')).toBe(50.5)
+  expect(rounded(Math.sqrt(2560), 'float16')).toBe(50.59375)
+  expect(rounded(Math.sqrt(2560), 'float32')).toBe(Math.fround(Math.sqrt(2560)))
+  expect([257, 259, 258.5, 8, 1 / 3].map((value) => rounded(value, 'bfloat16'))).toEqual([256, 260, 258, 8, 0.333984375])
+})
+
 describe('pieces', () => {
   const source = { path: 'weights' }
 
@@ -76,6 +83,33 @@ describe('pieces', () => {
       rowStride: 24,
       targetOffset: 0,
       targetStride: 2
+    })
+  })
+
+  test('of a matrix that is stored by columns: lines are its columns', () => {
+    const weight = { dtype: 'float32', shape: [8, 6], source, offset: 4, transposed: true } as const
+    expect(piece({ ...weight, shape: [8, 6] }, { start: 2, end: 5 }, { start: 1, end: 6 }, 3, 5)).toEqual({
+      source,
+      dtype: 'float32',
+      offset: 4 + (1 * 8 + 2) * 4,
+      rows: 3,
+      rowElements: 5,
+      rowStride: 32,
+      targetOffset: 15,
+      targetStride: 5,
+      transposed: true
+    })
+  })
+
+  test('rows of a fused tensor are a tensor of their own, stored as rows or as columns', () => {
+    const fused = { dtype: 'bfloat16' as const, shape: [12, 6], source, offset: 10 }
+    expect(rowsOf(fused, 4, 8)).toEqual({ ...fused, shape: [8, 6], offset: 10 + 4 * 6 * 2 })
+    expect(rowsOf({ ...fused, shape: [12] }, 4, 8)).toEqual({ ...fused, shape: [8], offset: 10 + 4 * 2 })
+    const stored = rowsOf({ ...fused, transposed: true }, 4, 8)
+    expect(stored).toEqual({ ...fused, shape: [8, 6], offset: 10 + 4 * 2, transposed: true, stride: 12 })
+    expect(piece(stored, { start: 2, end: 4 }, { start: 3, end: 6 }, 0, 3)).toMatchObject({
+      offset: 10 + (3 * 12 + 4 + 2) * 2,
+      rowStride: 24
     })
   })
 
