@@ -59,6 +59,11 @@ export class Recorder {
     return new Value(this, Recorded.tokens, this.perRank(1), 'replicated', 'tokens')
   }
 
+  /** The positions of the step's tokens in their sequences, for a table of positions. */
+  positions(): Value {
+    return new Value(this, Recorded.positions, this.perRank(1), 'replicated', 'tokens')
+  }
+
   /** Names a value that every run hands back to the host; it must be whole on every rank. */
   output(name: string, value: Value): void {
     if (value.layout !== 'replicated') {

@@ -176,13 +176,18 @@ export class Value {
     return this.#node('lastRows', { rows: 'sequences' })
   }
 
-  /** Rows of a table that is split over the vocabulary: a partial sum, since a foreign token id gives a zero row. Only of `g.tokens()`. */
-  embed(weight: Tensor, vocabSize: number, firstRows: readonly number[]): Value {
-    if (this.index !== Recorded.tokens) throw invalid('embed', 'the token ids of the step, g.tokens()', 'another value')
+  /**
+   * Rows of a table that is split over the vocabulary, times `scale`: a partial sum, since a foreign id gives a zero row. Only of
+   * `g.tokens()` and, for a table of positions, `g.positions()`.
+   */
+  embed(weight: Tensor, vocabSize: number, firstRows: readonly number[], scale = 1): Value {
+    const byPosition = this.index === Recorded.positions
+    if (!byPosition && this.index !== Recorded.tokens)
+      throw invalid('embed', 'the token ids of the step, g.tokens(), or g.positions()', 'another value')
     return this.#node('embed', {
       inputs: [],
       tensors: [weight],
-      attributes: { firstRow: new PerRank(firstRows), vocabSize },
+      attributes: { firstRow: new PerRank(firstRows), vocabSize, byPosition, scale },
       widths: this.recorder.ranks.map((rank) => weight.width(rank)),
       layout: 'partial'
     })
@@ -210,7 +215,7 @@ export class Value {
   }
 
   #expect(op: string, ...layouts: Layout[]): void {
-    if (this.index === Recorded.tokens) throw invalid(op, 'activations', 'token ids')
+    if (this.index < 0) throw invalid(op, 'activations', this.index === Recorded.tokens ? 'token ids' : 'positions')
     if (!layouts.includes(this.layout)) throw invalid(op, `a ${layouts.join(' or ')} value`, `a ${this.layout} one`)
   }
 
@@ -221,7 +226,7 @@ export class Value {
 }
 
 /** Indices of values that no node makes. */
-export const Recorded = { tokens: -1 } as const
+export const Recorded = { tokens: -1, positions: -2 } as const
 
 function invalid(op: string, expected: string, got: string): HeddleError {
   return new HeddleError('invalid_argument', `${op}: expected ${expected}, got ${got}`)

@@ -1,7 +1,7 @@
 // The two ends of a language model, split over the vocabulary. A vocabulary that does not divide is padded with zero rows on the last
 // ranks; padding takes memory but never shows in logits and is never sampled.
 import { checkFlags, checkOptions, checkPositive } from '../checks'
-import { HeddleError } from '../errors'
+import { HeddleError, invalidArgument } from '../errors'
 import type { Group } from '../group'
 import { everything, splitPadded } from '../shard'
 import type { Range } from '../shard'
@@ -52,20 +52,29 @@ class VocabShard {
   }
 }
 
+export interface EmbeddingOptions extends LayerOptions {
+  /** factor on every row; a head that shares the table does not see it. Default 1 */
+  scale?: number
+}
+
 /** Token ids to rows of the table: a rank looks up the ids it holds, an all-reduce joins them. `load`: `weight` [vocabSize, hiddenSize]. */
 export class VocabParallelEmbedding extends Layer {
+  readonly scale: number
   readonly #shard: VocabShard
 
   constructor(
     group: Group,
     readonly vocabSize: number,
     readonly hiddenSize: number,
-    options: LayerOptions = {}
+    options: EmbeddingOptions = {}
   ) {
     super(group)
     checkPositive('VocabParallelEmbedding', { vocabSize, hiddenSize })
-    checkOptions('VocabParallelEmbedding', options, ['strict'])
-    checkFlags('VocabParallelEmbedding', { ...options })
+    checkOptions('VocabParallelEmbedding', options, ['scale', 'strict'])
+    const { scale = 1, strict } = options
+    checkFlags('VocabParallelEmbedding', { strict })
+    if (!Number.isFinite(scale)) throw invalidArgument('VocabParallelEmbedding: scale', 'a finite number', scale)
+    this.scale = scale
     this.#shard = new VocabShard(group, vocabSize, hiddenSize)
   }
 
@@ -78,9 +87,14 @@ export class VocabParallelEmbedding extends Layer {
     return this.tensor('weight')
   }
 
-  /** `g.tokens()` → `[tokens, hiddenSize]`. */
-  forward(tokens: Value): Value {
-    return tokens.embed(this.weight, this.vocabSize, this.#shard.firstIds()).allReduce()
+  /** `g.tokens()` → `[tokens, hiddenSize]`. With a table of positions: `g.positions()`. */
+  forward(ids: Value): Value {
+    return this.partial(ids).allReduce()
+  }
+
+  /** Each rank's part of the sum that `forward` gives: several embeddings may be added before one all-reduce. */
+  partial(ids: Value): Value {
+    return ids.embed(this.weight, this.vocabSize, this.#shard.firstIds(), this.scale)
   }
 
   /** Token ids → `[ids, hiddenSize]`. Throws `invalid_argument` for an id outside the vocabulary. */

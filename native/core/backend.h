@@ -52,6 +52,12 @@ struct StepView {
   const SamplingParams* sampling = nullptr;           // [sequenceCount]
 };
 
+struct EmbedSpec {
+  int64_t first_row = 0;                              // id of row 0 of this rank's part of the table
+  bool by_position = false;                           // rows by the positions of the tokens, not by their ids
+  float scale = 1;                                    // factor on every row
+};
+
 struct SampleSpec {
   int64_t first_id = 0;                               // token id of column 0 of this rank's logits
   int64_t vocab_size = 0;                             // ids from here on are padding and never win
@@ -77,7 +83,7 @@ class Backend {
   virtual StepView begin_step(const Step& step) = 0;
 
   // Every y may be the same memory as x where widths agree, except for linear, slice, gated and attention.
-  virtual void embed(const StepView& step, const Tensor& weight, int64_t first_row, View y) = 0;  // foreign ids: zero rows
+  virtual void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) = 0;  // foreign ids: zero rows
   virtual void linear(View x, const Tensor& weight, View y) = 0;              // y = x · weightᵀ; weight [out, in]
   virtual void add_bias(View x, const Tensor& bias, View y) = 0;
   virtual void add(View a, View b, View y) = 0;

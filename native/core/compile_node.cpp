@@ -145,7 +145,8 @@ class NodeCompiler {
         expect_width("output", input(0).width, node_.width);
         break;
       case Op::embed:
-        result_->start = attributes_.integer("firstRow");
+        result_->embed = {attributes_.integer("firstRow"), attributes_.integer("byPosition") != 0,
+                          static_cast<float>(attributes_.number("scale"))};
         result_->sample.vocab_size = vocab_size(attributes_, "embed");
         expect_width("embed", needed(0).width(), node_.width);
         break;

@@ -20,7 +20,8 @@ struct CompiledNode {
   bool by_sequence = false;                           // rows are sequences rather than tokens
   std::string name;                                   // input, output
   float eps = 0;
-  int64_t start = 0;                                  // slice, embed: first row
+  int64_t start = 0;                                  // slice
+  EmbedSpec embed;
   Activation activation = Activation::silu;
   AttentionSpec attention;
   SampleSpec sample;

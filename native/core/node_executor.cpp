@@ -61,7 +61,7 @@ void NodeExecutor::execute(const CompiledNode& node, View y, const Step& step, c
   const auto tensor = [&](size_t i) { return i < node.tensors.size() ? node.tensors[i].get() : nullptr; };
   switch (node.op) {
     case Op::input: return upload_input(step.inputs.at(node.name), y);
-    case Op::embed: return backend_.embed(view, *tensor(0), node.start, y);
+    case Op::embed: return backend_.embed(view, *tensor(0), node.embed, y);
     case Op::linear: return backend_.linear(x(0), *tensor(0), y);
     case Op::add_bias: return backend_.add_bias(x(0), *tensor(0), y);
     case Op::add: return backend_.add(x(0), x(1), y);

@@ -30,7 +30,7 @@ void Program::compile(const CreateProgram& message, const TensorTable& tensors, 
   for (const Node& node : message.nodes) {
     plan_.nodes.push_back(compile_node(node, plan_.nodes, tensors, size));
     const CompiledNode& made = *plan_.nodes.back();
-    if (made.op == Op::embed) vocab_size_ = made.sample.vocab_size;
+    if (made.op == Op::embed) (made.embed.by_position ? position_count_ : vocab_size_) = made.sample.vocab_size;
     if (made.op == Op::attention) {
       if (block_size_ != 0 && block_size_ != made.attention.block_size) invalid("attention: all caches need the same block size");
       block_size_ = made.attention.block_size;
@@ -85,8 +85,12 @@ void Program::check_sequence(const Step& step, int64_t index) const {
       invalid("positions of sequence " + std::to_string(index) + " must be consecutive and not negative");
     }
   }
+  const int64_t end = int64_t{step.positions[static_cast<size_t>(last) - 1]} + 1;
+  if (position_count_ > 0 && end > position_count_) {
+    invalid("expected sequences of at most " + std::to_string(position_count_) + " positions, got " + std::to_string(end));
+  }
   if (block_size_ == 0) return;
-  const int64_t blocks = step.positions[static_cast<size_t>(last) - 1] / block_size_ + 1;
+  const int64_t blocks = (end - 1) / block_size_ + 1;
   if (blocks > step.blocks_per_sequence()) invalid("the block table is too short for sequence " + std::to_string(index));
   for (int64_t b = 0; b < blocks; ++b) {
     const int32_t block = step.block_table[static_cast<size_t>(index * step.blocks_per_sequence() + b)];

@@ -51,7 +51,8 @@ class Program {
   ProgramPlan plan_;
   int64_t cache_blocks_ = 0;                          // of the smallest cache; 0 without attention
   int64_t block_size_ = 0;                            // tokens of a cache block; 0 without attention
-  int64_t vocab_size_ = 0;                            // of embed; 0 without
+  int64_t vocab_size_ = 0;                            // of the table of tokens; 0 without
+  int64_t position_count_ = 0;                        // of the table of positions; 0 without
   bool entered_ = false;
   std::unique_ptr<Executor> executor_;
 };

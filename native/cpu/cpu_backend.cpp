@@ -28,8 +28,8 @@ StepView CpuBackend::begin_step(const Step& step) {
   return step_.begin(step);
 }
 
-void CpuBackend::embed(const StepView& step, const Tensor& weight, int64_t first_row, View y) {
-  cpu::embed(step, weight, first_row, y);
+void CpuBackend::embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) {
+  cpu::embed(step, weight, spec, y);
 }
 
 void CpuBackend::linear(View x, const Tensor& weight, View y) {

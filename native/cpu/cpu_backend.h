@@ -25,7 +25,7 @@ class CpuBackend final : public Backend {
   void download(void* target, const void* source, size_t bytes) override;
   StepView begin_step(const Step& step) override;
 
-  void embed(const StepView& step, const Tensor& weight, int64_t first_row, View y) override;
+  void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) override;
   void linear(View x, const Tensor& weight, View y) override;
   void add_bias(View x, const Tensor& bias, View y) override;
   void add(View a, View b, View y) override;

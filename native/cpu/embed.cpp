@@ -1,21 +1,23 @@
-// Rows of the embedding table that this rank holds; tokens of other ranks give zero rows, which the all-reduce fills.
+// Rows of the embedding table that this rank holds, scaled; ids of other ranks give zero rows, which the all-reduce fills.
 #include <algorithm>
 
 #include "cpu/operations.h"
 
 namespace heddle::cpu {
 
-void embed(const StepView& step, const Tensor& weight, int64_t first_row, View y) {
+void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) {
+  const int32_t* ids = spec.by_position ? step.positions : step.tokens;
   const auto* table = static_cast<const char*>(weight.buffer.data());
   const auto width = static_cast<size_t>(y.width);
   const size_t row_bytes = width * size_of(weight.dtype);
   for (int64_t t = 0; t < step.token_count; ++t) {
     float* target = y.floats() + t * y.width;
-    const int64_t row = step.tokens[t] - first_row;
+    const int64_t row = ids[t] - spec.first_row;
     if (row < 0 || row >= weight.rows()) {
       std::fill_n(target, width, 0.0f);
     } else {
       convert(table + static_cast<size_t>(row) * row_bytes, weight.dtype, target, DType::float32, width);
+      if (spec.scale != 1) std::transform(target, target + width, target, [&](float value) { return value * spec.scale; });
     }
   }
 }

@@ -83,8 +83,8 @@ StepView CudaBackend::begin_step(const Step& step) {
           step_.slots,           step_.block_table,     sampling_.sampling.data()};
 }
 
-void CudaBackend::embed(const StepView&, const Tensor& weight, int64_t first_row, View y) {
-  cuda::embed(device_, step_, weight, first_row, y);
+void CudaBackend::embed(const StepView&, const Tensor& weight, const EmbedSpec& spec, View y) {
+  cuda::embed(device_, step_, weight, spec, y);
 }
 
 void CudaBackend::linear(View x, const Tensor& weight, View y) {

@@ -33,7 +33,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Executor> compile(const ProgramPlan& plan, Communicator& communicator) override;
   StepView begin_step(const Step& step) override;
 
-  void embed(const StepView& step, const Tensor& weight, int64_t first_row, View y) override;
+  void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) override;
   void linear(View x, const Tensor& weight, View y) override;
   void add_bias(View x, const Tensor& bias, View y) override;
   void add(View a, View b, View y) override;

@@ -11,8 +11,8 @@
 
 namespace heddle::cuda {
 
-// Row of the token, zeros for tokens of other ranks; resolves "-1 - slot" from last_tokens.
-void embed(const Device& device, const DeviceStep& step, const Tensor& weight, int64_t first_row, View y);
+// Row of the token or position, scaled, zeros for those of other ranks; resolves "-1 - slot" from last_tokens.
+void embed(const Device& device, const DeviceStep& step, const Tensor& weight, const EmbedSpec& spec, View y);
 void add_bias(const Device& device, View x, const Tensor& bias, View y);
 void add(const Device& device, View a, View b, View y);
 void slice(const Device& device, View x, int64_t start, View y);

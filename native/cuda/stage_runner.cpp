@@ -125,7 +125,7 @@ void StageRunner::run_node(int32_t index, const StepRun& run) {
   const View y = view(index, run.shape);
   switch (made.op) {
     case Op::input: return upload(run.host->inputs.at(made.name), y);
-    case Op::embed: return embed(device_, run.step, *tensor(0), made.start, y);
+    case Op::embed: return embed(device_, run.step, *tensor(0), made.embed, y);
     case Op::linear: return linear(device_, product(index, x(0), y));
     case Op::add_bias: return add_bias(device_, x(0), *tensor(0), y);
     case Op::add: return run_add(x(0), x(1), y);

@@ -45,7 +45,7 @@ class FakeBackend : public Backend {
     }
   }
 
-  void embed(const StepView&, const Tensor&, int64_t, View) override {}
+  void embed(const StepView&, const Tensor&, const EmbedSpec&, View) override {}
   void linear(View, const Tensor&, View) override {}
   void add_bias(View, const Tensor&, View) override {}
   void add(View, View, View) override {}

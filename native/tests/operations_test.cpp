@@ -132,7 +132,7 @@ HEDDLE_TEST(operations_embed_gives_own_rows_and_zeros) {
   const StepView view = backend->begin_step(step);
   for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
     Matrix y(6, 7, std::vector<float>(42, 5.0f));
-    backend->embed(view, tensor_of(table, {5, 7}, dtype), 10, y.view());
+    backend->embed(view, tensor_of(table, {5, 7}, dtype), {10}, y.view());
     for (int64_t row = 0; row < 6; ++row) {
       const int64_t local = step.tokens[static_cast<size_t>(row)] - 10;
       for (int64_t i = 0; i < 7; ++i) {
@@ -140,6 +140,21 @@ HEDDLE_TEST(operations_embed_gives_own_rows_and_zeros) {
         const double tolerance = dtype == DType::float32 || expected == 0 ? 0 : std::abs(expected) / 200;
         check_close(y.row(row)[i], expected, tolerance, name_of(dtype), " embed row ", row);
       }
+    }
+  }
+}
+
+HEDDLE_TEST(operations_embed_of_positions_and_scaled) {
+  const auto backend = create_backend(DType::float32);
+  const std::vector<float> table = Random(5).uniform_vector(5 * 7);
+  Step step = step_of({2, 4});
+  step.tokens = {9, 10, 14, 15, 0, 12};
+  Matrix y(6, 7, std::vector<float>(42, 5.0f));
+  backend->embed(backend->begin_step(step), tensor_of(table, {5, 7}, DType::float32), {1, true, 2.5f}, y.view());
+  for (int64_t row = 0; row < 6; ++row) {
+    const int64_t local = step.positions[static_cast<size_t>(row)] - 1;
+    for (int64_t i = 0; i < 7; ++i) {
+      check(y.row(row)[i] == (local < 0 ? 0.0f : table[static_cast<size_t>(local * 7 + i)] * 2.5f), "row ", row, " of ", i);
     }
   }
 }

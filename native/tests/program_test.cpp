@@ -63,7 +63,7 @@ Node output(int32_t value, int64_t width) { return named(node(Op::output, {value
 
 Node embed(int64_t vocab_size) {
   Node made = node(Op::embed, {}, {1}, 4);
-  made.numbers = {{"firstRow", 0}, {"vocabSize", static_cast<double>(vocab_size)}};
+  made.numbers = {{"firstRow", 0}, {"vocabSize", static_cast<double>(vocab_size)}, {"byPosition", 0}, {"scale", 1}};
   return made;
 }
 
@@ -121,6 +121,24 @@ HEDDLE_TEST(program_runs_steps_of_any_length_up_to_the_limit) {
   Program program = fixture.compile({embed(8), node(Op::last_rows, {0}, {}, 4), output(1, 4)});
   for (const int32_t tokens : {1, 3, 8}) {
     check(program.run(step_of(tokens), kNotCancelled).outputs.at("y").shape == std::vector<int64_t>{1, 4}, tokens, " tokens give one row");
+  }
+}
+
+HEDDLE_TEST(program_refuses_positions_beyond_their_table) {
+  Fixture fixture;
+  fixture.add_tensor(1, {8, 4});
+  Node positions = embed(8);
+  positions.numbers["byPosition"] = 1;
+  Program program = fixture.compile({embed(8), positions, node(Op::add, {0, 1}, {}, 4), output(2, 4)});
+  Step step = step_of(8);
+  check(program.run(step, kNotCancelled).outputs.at("y").shape == std::vector<int64_t>{8, 4}, "up to the last position");
+  for (int32_t& position : step.positions) ++position;
+  check_throws(ErrorCode::invalid_argument, [&] { program.run(step, kNotCancelled); }, "one position too many");
+  check(!program.entered(), "refused before anything ran");
+  for (const char* name : {"firstRow", "vocabSize", "byPosition", "scale"}) {
+    Node incomplete = embed(8);
+    incomplete.numbers.erase(name);
+    check_throws(ErrorCode::invalid_argument, [&] { fixture.compile({incomplete}); }, name);
   }
 }
 

@@ -164,7 +164,7 @@ HEDDLE_TEST(cuda_backend_slots_hand_on_the_sampled_token) {
   next.tokens = {-1 - 5, -1 - 2};
   const std::vector<float> table = Random(4).uniform_vector(4 * 8);
   const DeviceMatrix y(rank.backend.device(), 2, 8);
-  rank.backend.embed(rank.backend.begin_step(next), tensor_on(rank.backend.device(), table, {4, 8}), 0, y.view());
+  rank.backend.embed(rank.backend.begin_step(next), tensor_on(rank.backend.device(), table, {4, 8}), {}, y.view());
   const std::vector<float> rows = y.read();
   check(std::equal(rows.begin(), rows.begin() + 8, table.begin() + 8), "the token of slot 5");
   check(std::equal(rows.begin() + 8, rows.end(), table.begin()), "the token of slot 2");

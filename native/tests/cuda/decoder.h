@@ -112,7 +112,8 @@ class Decoder {
 
   int32_t embed(int64_t weight) {
     const int32_t y = node(Op::embed, {}, {weight}, options_.hidden);
-    nodes_.back().numbers = {{"firstRow", double(rank_ * options_.vocab_size / options_.size)}, {"vocabSize", double(options_.vocab_size)}};
+    nodes_.back().numbers = {{"firstRow", double(rank_ * options_.vocab_size / options_.size)}, {"vocabSize", double(options_.vocab_size)},
+                             {"byPosition", 0}, {"scale", 1}};
     return y;
   }
 

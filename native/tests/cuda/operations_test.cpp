@@ -235,7 +235,7 @@ HEDDLE_TEST(cuda_operations_embed_gives_own_rows_and_zeros) {
     step.tokens = {9, 10, 14, 15, 0, 12};
     const StepOnDevice on(device, step, {8, 4, 4, 4});
     const DeviceMatrix y(device, 8, width, to, offset);
-    cuda::embed(device, on.step, tensor_on(device, table, {5, width}, from), 10, y.view());
+    cuda::embed(device, on.step, tensor_on(device, table, {5, width}, from), {10}, y.view());
     wait_for(device);
     const std::vector<float> actual = y.read(what);
     for (int64_t row = 0; row < 8; ++row) {
@@ -245,6 +245,26 @@ HEDDLE_TEST(cuda_operations_embed_gives_own_rows_and_zeros) {
       const auto mine = actual.begin() + row * width;
       if (row < 6) check(std::equal(mine, mine + width, expected.begin()), what, " row ", row);
       if (row >= 6) check(std::all_of(mine, mine + width, [](float value) { return std::isnan(value); }), what, " wrote padded row ", row);
+    }
+  });
+}
+
+HEDDLE_TEST(cuda_operations_embed_of_positions_and_scaled) {
+  const Device device(0);
+  for_cases("embed", [&](DType from, DType to, int64_t width, int64_t offset, const std::string& what) {
+    const std::vector<float> table = as_held(Random(5).uniform_vector(static_cast<size_t>(5 * width)), from);
+    Step step = step_of({2, 4});
+    step.tokens = {-1, 10, 14, 15, 0, 12};              // of no meaning here
+    const StepOnDevice on(device, step);
+    const DeviceMatrix y(device, 6, width, to, offset);
+    cuda::embed(device, on.step, tensor_on(device, table, {5, width}, from), {1, true, 2.5f}, y.view());
+    const std::vector<float> actual = y.read(what);
+    for (int64_t row = 0; row < 6; ++row) {
+      const int64_t local = step.positions[static_cast<size_t>(row)] - 1;
+      std::vector<float> expected(static_cast<size_t>(width), 0.0f);
+      for (int64_t i = 0; local >= 0 && i < width; ++i) expected[static_cast<size_t>(i)] = table[static_cast<size_t>(local * width + i)] * 2.5f;
+      expected = as_held(expected, to);
+      check(std::equal(expected.begin(), expected.end(), actual.begin() + row * width), what, " row ", row);
     }
   });
 }
@@ -259,7 +279,7 @@ HEDDLE_TEST(cuda_operations_embed_reads_the_token_of_a_slot) {
   to_device(device, on.step.last_tokens + 7, &sampled, sizeof sampled);
   const DeviceMatrix y(device, 2, 8);
   const Tensor weight = tensor_on(device, table, {5, 8});
-  cuda::embed(device, on.step, weight, 0, y.view());
+  cuda::embed(device, on.step, weight, {}, y.view());
   const std::vector<float> actual = y.read();
   check(std::equal(actual.begin(), actual.begin() + 8, table.begin() + 3 * 8), "the slot's token");
   check(std::equal(actual.begin() + 8, actual.end(), table.begin() + 8), "a token of the step");
