@@ -2,15 +2,50 @@
 import { HeddleError } from '../errors'
 import type { JsonObject, JsonValue } from './strict-json'
 
+/** How a family writes what others write otherwise: its names of fields, and what `transformers` takes for a field that is not there. */
+export interface FieldCustoms {
+  names?: Readonly<Record<string, string>>
+  defaults?: Readonly<Record<string, JsonValue>>
+}
+
 export class ConfigFields {
+  readonly #read = new Set<string>()
+
   constructor(
     private readonly fields: JsonObject,
-    readonly where: string
+    readonly where: string,
+    private readonly customs: FieldCustoms = {}
   ) {}
 
-  /** Absent and null are the same: configurations write both. */
+  /** The same fields, read by the customs of a family. */
+  with(customs: FieldCustoms): ConfigFields {
+    return new ConfigFields(this.fields, this.where, customs)
+  }
+
+  /** Absent and null are the same, since configurations write both; but null takes no default. */
   value(name: string): Exclude<JsonValue, null> | undefined {
-    return this.fields.get(name) ?? undefined
+    const theirs = this.#nameOf(name)
+    this.#read.add(theirs)
+    const value = this.fields.has(theirs) ? this.fields.get(theirs) : this.#defaultOf(name)
+    return value ?? undefined
+  }
+
+  #nameOf(name: string): string {
+    const { names = {} } = this.customs
+    return Object.hasOwn(names, name) ? names[name]! : name
+  }
+
+  #defaultOf(name: string): JsonValue | undefined {
+    const { defaults = {} } = this.customs
+    return Object.hasOwn(defaults, name) ? defaults[name] : undefined
+  }
+
+  /** Refuses by name a field that nobody read, unless it `isHarmless` or says nothing: null, false, 0, or empty. */
+  refuseUnread(isHarmless: (name: string) => boolean): void {
+    for (const [name, value] of this.fields) {
+      const saysNothing = !value || (Array.isArray(value) && value.length === 0) || (value instanceof Map && value.size === 0)
+      if (!saysNothing && !this.#read.has(name) && !isHarmless(name)) throw this.unsupported(name)
+    }
   }
 
   has(name: string): boolean {
@@ -43,6 +78,23 @@ export class ConfigFields {
     throw this.wrong(name, 'a text', value)
   }
 
+  /** Exactly `count` numbers within the bounds. */
+  numbers(name: string, count: number, { min, max }: { min: number; max: number }): number[] {
+    const value = this.value(name)
+    const isNumber = (item: JsonValue): item is number => typeof item === 'number' && item >= min && item <= max
+    if (Array.isArray(value) && value.length === count && value.every(isNumber)) return value
+    throw this.wrong(name, `a list of ${count} numbers from ${min} to ${max}`, value)
+  }
+
+  /** A list of at most `max` texts, or nothing. */
+  texts(name: string, max: number): string[] | undefined {
+    const value = this.value(name)
+    if (value === undefined) return undefined
+    const isText = (item: JsonValue): item is string => typeof item === 'string'
+    if (Array.isArray(value) && value.length <= max && value.every(isText)) return value
+    throw this.wrong(name, `a list of at most ${max} texts`, value)
+  }
+
   /** One token id, or a list of them, or none. */
   tokenIds(name: string): number[] {
     const value = this.value(name)
@@ -62,14 +114,14 @@ export class ConfigFields {
 
   /** Refuses a field that would change the result and that nothing here understands. */
   unsupported(name: string, hint = ''): HeddleError {
-    return new HeddleError('unsupported_model', `${this.where}: ${name} ${show(this.value(name))} is not supported${hint}`, {
-      details: { field: name }
-    })
+    const text = `${this.where}: ${this.#nameOf(name)} ${show(this.value(name))} is not supported${hint}`
+    return new HeddleError('unsupported_model', text, { details: { field: this.#nameOf(name) } })
   }
 
   wrong(name: string, expected: string, got: JsonValue | undefined): HeddleError {
-    const text = `${this.where}: ${name}: expected ${expected}, got ${got === undefined ? 'nothing' : show(got)}`
-    return new HeddleError('corrupt_file', text, { details: { field: name } })
+    const field = this.#nameOf(name)
+    const text = `${this.where}: ${field}: expected ${expected}, got ${got === undefined ? 'nothing' : show(got)}`
+    return new HeddleError('corrupt_file', text, { details: { field } })
   }
 }
 

@@ -1,5 +1,5 @@
-// config.json of a model folder as a ModelConfig: one spelling for every spelling in use. Fields are read from an allow-list; a field that
-// would change the result and is not understood is refused by name, never ignored.
+// config.json of a model folder as a ModelConfig: one spelling for every spelling in use. Fields are read from an allow-list; a field
+// that is not understood and may change the result is refused by name, never ignored.
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { HeddleError } from '../errors'
@@ -7,19 +7,14 @@ import type { DType } from '../tensor'
 import type { ActivationKind } from '../value'
 import { ConfigFields } from './config-fields'
 import { familyOf } from './families'
+import type { Family } from './families'
+import { isHarmless } from './harmless-fields'
+import { noWindows } from './layer-windows'
+import { readRopes } from './rope-config'
+import type { RopeConfig } from './rope-config'
 import { parseStrictJsonObject } from './strict-json'
 
-export type RopeConfig =
-  | { type: 'default'; theta: number }
-  | { type: 'linear'; theta: number; factor: number }
-  | {
-      type: 'llama3'
-      theta: number
-      factor: number
-      lowFreqFactor: number
-      highFreqFactor: number
-      originalMaxPositionEmbeddings: number
-    }
+export type { RopeConfig } from './rope-config'
 
 export interface ModelConfig {
   modelType: string
@@ -29,21 +24,55 @@ export interface ModelConfig {
   headCount: number
   kvHeadCount: number
   headDim: number
+  /** of the MLP of dense layers */
   intermediateSize: number
+  /** tokens of a sequence at most */
   maxPositionEmbeddings: number
   activation: ActivationKind
   normEps: number
-  rope: RopeConfig
-  /** bias of the query, key, value and output projections */
+  /** LayerNorm with a bias in place of RMS norm */
+  layerNorm: boolean
+  /** RMS norms whose weights are stored less one */
+  unitOffset: boolean
+  /** bias of the query, key and value projections */
   attentionBias: boolean
-  /** bias of the three projections of the MLP */
+  /** bias of attention's output projection */
+  attentionOutputBias: boolean
+  /** bias of the projections of the MLP */
   mlpBias: boolean
   /** RMS norm of every query and key head before the rotation */
   queryKeyNorm: boolean
+  /** `down(activation(gate(x)) * up(x))`, else two matrices with the activation between them */
+  gatedMLP: boolean
+  /** embeddings are multiplied by sqrt(hiddenSize) */
+  scaledEmbedding: boolean
   tieWordEmbeddings: boolean
+  /** where layers are mixtures of experts */
+  experts?: ExpertsConfig
+  layers: LayerConfig[]
   /** what the configuration says the weights are; the checkpoint decides */
   dtype?: DType
   eosTokenIds: number[]
+}
+
+export interface ExpertsConfig {
+  expertCount: number
+  expertsPerToken: number
+  /** inner width of one expert */
+  intermediateSize: number
+  /** the weights of a token's experts add up to one */
+  normalized: boolean
+}
+
+export interface LayerConfig {
+  /** absent: the positions of the model are learned */
+  rope?: RopeConfig
+  /** positions that a token sees, its own included; absent: all */
+  slidingWindow?: number
+  /** factor on the scores; absent: 1 / sqrt(headDim) */
+  attentionScale?: number
+  /** a mixture of experts in place of the MLP */
+  sparse: boolean
 }
 
 const maxConfigBytes = 16 * 2 ** 20
@@ -72,46 +101,73 @@ export async function readConfigFields(file: string): Promise<ConfigFields | und
   return new ConfigFields(parseStrictJsonObject(await readFile(file), file), file)
 }
 
-export function parseModelConfig(fields: ConfigFields): ModelConfig {
-  const { modelType, traits } = familyOf(fields)
-  refuseUnknownMeaning(fields)
+export function parseModelConfig(whole: ConfigFields): ModelConfig {
+  const { modelType, family } = familyOf(whole)
+  refuseQuantized(whole)
+  const { textSection } = family
+  if (!textSection) return { ...parseText(whole.with(family), family), modelType }
+  const section = whole.section(textSection)
+  if (!section) throw whole.wrong(textSection, 'an object', undefined)
+  const text = parseText(section.with(family), family)
+  const own = { dtype: readDType(whole) ?? text.dtype, eosTokenIds: whole.tokenIds('eos_token_id') }
+  return { ...text, ...own, eosTokenIds: own.eosTokenIds.length > 0 ? own.eosTokenIds : text.eosTokenIds, modelType }
+}
+
+/** The fields of the language model. */
+function parseText(fields: ConfigFields, family: Family): ModelConfig {
+  refuseQuantized(fields)
   const hiddenSize = fields.integer('hidden_size', { max: largeDimension })
+  const layerCount = fields.integer('num_hidden_layers', { max: 4096 })
   const headCount = fields.integer('num_attention_heads', { max: 65536 })
-  const kvHeadCount = fields.integer('num_key_value_heads', { max: headCount, default: headCount })
-  if (headCount % kvHeadCount !== 0) throw fields.wrong('num_key_value_heads', `a divisor of num_attention_heads ${headCount}`, kvHeadCount)
+  const headDim = readHeadDim(fields, hiddenSize, headCount)
+  const ropes = family.learnedPositions ? undefined : readRopes(fields, headDim, family)
   const maxPositionEmbeddings = fields.integer('max_position_embeddings', { max: 2 ** 28 })
-  return {
-    modelType,
+  const experts = family.experts && readExperts(fields, family.experts)
+  const windows = (family.windows ?? noWindows)(fields, layerCount)
+  const scales = readAttentionScales(fields, family, layerCount, headDim)
+  const sparse = readSparseLayers(fields, family, layerCount)
+  const config: ModelConfig = {
+    modelType: '',
     vocabSize: fields.integer('vocab_size', { max: largeDimension }),
     hiddenSize,
-    layerCount: fields.integer('num_hidden_layers', { max: 4096 }),
+    layerCount,
     headCount,
-    kvHeadCount,
-    headDim: readHeadDim(fields, hiddenSize, headCount),
-    intermediateSize: fields.integer('intermediate_size', { max: largeDimension }),
-    maxPositionEmbeddings,
+    kvHeadCount: readKVHeadCount(fields, headCount),
+    headDim,
+    intermediateSize: fields.integer('intermediate_size', { max: largeDimension, ...(family.plainMLP && { default: 4 * hiddenSize }) }),
+    maxPositionEmbeddings: Math.min(maxPositionEmbeddings, ropes?.maxPositions ?? Infinity),
     activation: readActivation(fields),
     normEps: fields.number('rms_norm_eps', { min: 0, max: 1, default: 1e-6 }),
-    rope: readRope(fields, maxPositionEmbeddings),
-    attentionBias: fields.flag('attention_bias', false),
-    mlpBias: traits.mlpBias && fields.flag('mlp_bias', false),
-    queryKeyNorm: traits.queryKeyNorm,
+    layerNorm: family.layerNorm ?? false,
+    unitOffset: family.unitOffset ?? false,
+    ...readBiases(fields, family),
+    queryKeyNorm: family.queryKeyNorm ?? false,
+    gatedMLP: !family.plainMLP,
+    scaledEmbedding: family.scaledEmbedding ?? false,
     tieWordEmbeddings: fields.flag('tie_word_embeddings', false),
+    ...(experts && { experts }),
+    layers: windows.map((slidingWindow, layer) => ({
+      ...(ropes && { rope: slidingWindow === undefined ? ropes.whole : ropes.windowed }),
+      ...(slidingWindow !== undefined && { slidingWindow }),
+      ...(scales[layer] !== undefined && { attentionScale: scales[layer] }),
+      sparse: sparse[layer]!
+    })),
     dtype: readDType(fields),
     eosTokenIds: fields.tokenIds('eos_token_id')
   }
+  fields.refuseUnread(isHarmless)
+  return config
 }
 
-function refuseUnknownMeaning(fields: ConfigFields): void {
+function refuseQuantized(fields: ConfigFields): void {
   if (fields.has('quantization_config'))
     throw fields.unsupported('quantization_config', ': only float32, bfloat16 and float16 weights are read')
-  if (fields.flag('use_sliding_window', false)) throw fields.unsupported('use_sliding_window')
-  const layerTypes = fields.value('layer_types') ?? []
-  if (!Array.isArray(layerTypes)) throw fields.wrong('layer_types', 'a list', layerTypes)
-  const other = layerTypes.find((type) => type !== 'full_attention')
-  if (other !== undefined)
-    throw fields.unsupported('layer_types', `: expected full_attention in every layer, got ${JSON.stringify(other).slice(0, 60)}`)
-  if (fields.number('partial_rotary_factor', { min: 0, max: 1, default: 1 }) !== 1) throw fields.unsupported('partial_rotary_factor')
+}
+
+function readKVHeadCount(fields: ConfigFields, headCount: number): number {
+  const kvHeadCount = fields.integer('num_key_value_heads', { max: headCount, default: headCount })
+  if (headCount % kvHeadCount === 0) return kvHeadCount
+  throw fields.wrong('num_key_value_heads', `a divisor of num_attention_heads ${headCount}`, kvHeadCount)
 }
 
 function readHeadDim(fields: ConfigFields, hiddenSize: number, headCount: number): number {
@@ -130,29 +186,49 @@ function readActivation(fields: ConfigFields): ActivationKind {
   return activation
 }
 
-/**
- * New spelling: rope_parameters holds everything. Old one: rope_theta at the top, and rope_scaling with `rope_type` or, older still,
- * `type`.
- */
-function readRope(fields: ConfigFields, maxPositionEmbeddings: number): RopeConfig {
-  const rope = fields.section('rope_parameters') ?? fields.section('rope_scaling') ?? new ConfigFields(new Map(), fields.where)
-  const theta = (rope.has('rope_theta') ? rope : fields).number('rope_theta', { min: 1e-3, max: 1e12, default: 10000 })
-  const type = rope.text('rope_type') ?? rope.text('type') ?? 'default'
-  if (rope.number('partial_rotary_factor', { min: 0, max: 1, default: 1 }) !== 1) throw rope.unsupported('partial_rotary_factor')
-  if (type === 'default') return { type, theta }
-  if (type === 'linear') return { type, theta, factor: readFactor(rope) }
-  if (type === 'llama3') return readLlama3Rope(rope, theta, maxPositionEmbeddings)
-  throw rope.unsupported(rope.has('rope_type') ? 'rope_type' : 'type', ': expected default, linear or llama3')
+function readBiases(fields: ConfigFields, family: Family): Pick<ModelConfig, 'attentionBias' | 'attentionOutputBias' | 'mlpBias'> {
+  const configured = family.attentionBias === 'configured' && fields.flag('attention_bias', false)
+  const outputBias = configured || family.attentionBias === 'all'
+  return {
+    attentionBias: outputBias || family.attentionBias === 'queryKeyValue',
+    attentionOutputBias: outputBias,
+    mlpBias: family.mlpBias === 'configured' ? fields.flag('mlp_bias', false) : family.mlpBias === 'all'
+  }
 }
 
-const readFactor = (rope: ConfigFields): number => rope.number('factor', { min: 1, max: 1e6 })
+/** Factors on the scores where they are not 1 / sqrt(headDim). */
+function readAttentionScales(fields: ConfigFields, family: Family, layerCount: number, headDim: number): (number | undefined)[] {
+  const layers = Array.from({ length: layerCount }, (_, layer) => layer)
+  if (fields.has('query_pre_attn_scalar') && family.scaledEmbedding) {
+    const scale = fields.number('query_pre_attn_scalar', { min: 1e-6, max: 1e9 }) ** -0.5
+    return layers.map(() => scale)
+  }
+  if (!family.learnedPositions) return layers.map(() => undefined)
+  const scaled = fields.flag('scale_attn_weights', true)
+  const byLayer = fields.flag('scale_attn_by_inverse_layer_idx', false)
+  if (scaled && !byLayer) return layers.map(() => undefined)
+  return layers.map((layer) => (scaled ? headDim ** -0.5 : 1) / (byLayer ? layer + 1 : 1))
+}
 
-function readLlama3Rope(rope: ConfigFields, theta: number, maxPositionEmbeddings: number): RopeConfig {
-  const lowFreqFactor = rope.number('low_freq_factor', { min: 1e-3, max: 1e6 })
-  const highFreqFactor = rope.number('high_freq_factor', { min: 1e-3, max: 1e6 })
-  if (highFreqFactor <= lowFreqFactor) throw rope.wrong('high_freq_factor', `more than low_freq_factor ${lowFreqFactor}`, highFreqFactor)
-  const originalMaxPositionEmbeddings = rope.integer('original_max_position_embeddings', { max: 2 ** 28, default: maxPositionEmbeddings })
-  return { type: 'llama3', theta, factor: readFactor(rope), lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings }
+function readExperts(fields: ConfigFields, { intermediateSize, normalized }: NonNullable<Family['experts']>): ExpertsConfig {
+  // transformers 5 writes num_local_experts for every family, earlier ones num_experts for some
+  const name = fields.has('num_experts') ? 'num_experts' : 'num_local_experts'
+  const expertCount = fields.integer(name, { max: 65536 })
+  return {
+    expertCount,
+    expertsPerToken: fields.integer('num_experts_per_tok', { max: expertCount }),
+    intermediateSize: fields.integer(intermediateSize, { max: largeDimension }),
+    normalized: normalized ?? fields.flag('norm_topk_prob', false)
+  }
+}
+
+/** A mixture in every layer, or, where the configuration says so, in every `decoder_sparse_step`-th but for `mlp_only_layers`. */
+function readSparseLayers(fields: ConfigFields, family: Family, layerCount: number): boolean[] {
+  const step = family.experts ? fields.integer('decoder_sparse_step', { max: 65536, default: 1 }) : 0
+  const dense = family.experts ? (fields.value('mlp_only_layers') ?? []) : []
+  if (!Array.isArray(dense) || !dense.every((layer) => Number.isInteger(layer)))
+    throw fields.wrong('mlp_only_layers', 'a list of layers', dense)
+  return Array.from({ length: layerCount }, (_, layer) => step > 0 && (layer + 1) % step === 0 && !dense.includes(layer))
 }
 
 function readDType(fields: ConfigFields): DType | undefined {

@@ -1,4 +1,4 @@
-// The one decoder of every family: embedding, blocks of attention and MLP with RMS norms before them, a final norm, the head.
+// The one decoder of every family: embedding, blocks of attention and MLP with norms around them, a final norm, the head.
 // What differs between families is data in the ModelConfig. The forward pass is recorded by `hidden`, whoever wants what from it.
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
@@ -7,21 +7,30 @@ import { TPAttention } from '../layers/attention'
 import { ParallelLMHead, VocabParallelEmbedding } from '../layers/embedding'
 import type { Layer } from '../layers/layer'
 import { TPMLP } from '../layers/mlp'
-import { RMSNorm } from '../layers/norm'
+import { LayerNorm, RMSNorm } from '../layers/norm'
 import { RotaryEmbedding } from '../layers/rotary-embedding'
 import type { Recorder } from '../program'
-import { elementBytes, validSizes } from '../shard'
-import type { WeightSource } from '../shard'
+import { elementBytes, rounded, validSizes } from '../shard'
 import type { Value } from '../value'
 import type { Checkpoint } from './checkpoint'
-import type { ModelConfig } from './config'
-import { inverseFrequencies } from './rope'
+import type { LayerConfig, ModelConfig } from './config'
+import { familyNamed } from './families'
+import { rotaryOptions } from './rope'
+import type { RopeConfig } from './rope-config'
+import type { TensorNames } from './tensor-names'
+import { bytesOf, WeightLocator } from './weights'
+import type { PlacedLayer } from './weights'
+
+type Norm = RMSNorm | LayerNorm
 
 interface Block {
-  inputNorm: RMSNorm
+  attentionNorm: Norm
   attention: TPAttention
-  postNorm: RMSNorm
+  /** of what attention gives, before it is added */
+  attentionOutputNorm?: Norm
+  mlpNorm: Norm
   mlp: TPMLP
+  mlpOutputNorm?: Norm
 }
 
 export interface LoadProgress {
@@ -37,58 +46,88 @@ export interface LoadOptions {
   signal?: AbortSignal
 }
 
-/** A layer of the model and the prefix of its tensors' names in a checkpoint. */
-interface NamedLayer {
-  prefix: string
-  layer: Layer
-}
-
 export class Decoder {
   readonly embedding: VocabParallelEmbedding
   readonly head: ParallelLMHead
-  readonly #rope: RotaryEmbedding
+  readonly #names: TensorNames
+  readonly #positions: VocabParallelEmbedding | undefined
+  readonly #ropes = new Map<RopeConfig, RotaryEmbedding>()
   readonly #blocks: Block[]
-  readonly #norm: RMSNorm
+  readonly #norm: Norm
 
-  /** Makes the layers, no memory yet but the rotary table. Throws `invalid_argument` as `checkSize` does. */
+  /** Makes the layers, no memory yet but the rotary tables. Throws `invalid_argument` as `checkSize` does. */
   constructor(
     readonly group: Group,
     readonly config: ModelConfig
   ) {
     checkSize(config, group.size)
-    const { hiddenSize, vocabSize, headDim, normEps, tieWordEmbeddings } = config
-    this.#rope = new RotaryEmbedding(group, headDim, { inverseFrequencies: inverseFrequencies(config.rope, headDim) })
-    this.embedding = new VocabParallelEmbedding(group, vocabSize, hiddenSize)
-    this.#blocks = Array.from({ length: config.layerCount }, () => this.#block())
-    this.#norm = new RMSNorm(group, hiddenSize, { eps: normEps })
+    const { hiddenSize, vocabSize, maxPositionEmbeddings, scaledEmbedding, tieWordEmbeddings } = config
+    this.#names = familyNamed(config.modelType).tensors
+    // rounded as the product with a table in that type is
+    const scale = scaledEmbedding ? rounded(Math.sqrt(hiddenSize), group.dtype) : 1
+    this.embedding = new VocabParallelEmbedding(group, vocabSize, hiddenSize, { scale })
+    if (this.#names.positions) this.#positions = new VocabParallelEmbedding(group, maxPositionEmbeddings, hiddenSize)
+    this.#blocks = config.layers.map((layer) => this.#block(layer))
+    this.#norm = this.#newNorm()
     this.head = new ParallelLMHead(group, hiddenSize, vocabSize, tieWordEmbeddings ? { tiedTo: this.embedding } : {})
   }
 
-  #block(): Block {
-    const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, activation, normEps, attentionBias, mlpBias, queryKeyNorm } =
-      this.config
+  #block(layer: LayerConfig): Block {
+    const { hiddenSize, intermediateSize, activation, gatedMLP, mlpBias } = this.config
+    const { attentionOutputNorm, mlpOutputNorm } = this.#names
     return {
-      inputNorm: new RMSNorm(this.group, hiddenSize, { eps: normEps }),
-      attention: new TPAttention(this.group, {
-        hiddenSize,
-        headCount,
-        kvHeadCount,
-        headDim,
-        bias: attentionBias,
-        rope: this.#rope,
-        queryKeyNorm: queryKeyNorm && { eps: normEps }
-      }),
-      postNorm: new RMSNorm(this.group, hiddenSize, { eps: normEps }),
-      mlp: new TPMLP(this.group, { hiddenSize, intermediateSize, activation, bias: mlpBias })
+      attentionNorm: this.#newNorm(),
+      attention: this.#attention(layer),
+      ...(attentionOutputNorm && { attentionOutputNorm: this.#newNorm() }),
+      mlpNorm: this.#newNorm(),
+      mlp: new TPMLP(this.group, { hiddenSize, intermediateSize, activation, gated: gatedMLP, bias: mlpBias }),
+      ...(mlpOutputNorm && { mlpOutputNorm: this.#newNorm() })
     }
+  }
+
+  #attention({ rope, slidingWindow, attentionScale }: LayerConfig): TPAttention {
+    const { hiddenSize, headCount, kvHeadCount, headDim, normEps, unitOffset, attentionBias, attentionOutputBias, queryKeyNorm } = this.config
+    return new TPAttention(this.group, {
+      hiddenSize,
+      headCount,
+      kvHeadCount,
+      headDim,
+      bias: attentionBias,
+      outputBias: attentionOutputBias,
+      queryKeyNorm: queryKeyNorm && { eps: normEps, unitOffset },
+      ...(rope && { rope: this.#rope(rope) }),
+      ...(slidingWindow !== undefined && { slidingWindow }),
+      ...(attentionScale !== undefined && { scale: attentionScale })
+    })
+  }
+
+  #newNorm(): Norm {
+    const { hiddenSize, layerNorm, normEps: eps, unitOffset } = this.config
+    return layerNorm ? new LayerNorm(this.group, hiddenSize, { eps }) : new RMSNorm(this.group, hiddenSize, { eps, unitOffset })
+  }
+
+  /** Layers with the same configuration share a table. */
+  #rope(config: RopeConfig): RotaryEmbedding {
+    const existing = this.#ropes.get(config)
+    if (existing) return existing
+    const rope = new RotaryEmbedding(this.group, this.config.headDim, rotaryOptions(config, this.config.headDim))
+    this.#ropes.set(config, rope)
+    return rope
   }
 
   /** The hidden states before the final norm: [tokens, hiddenSize] on every rank. */
   hidden(g: Recorder): Value {
     return this.#blocks.reduce((x, block) => {
-      const y = x.add(block.attention.forward(block.inputNorm.forward(x)))
-      return y.add(block.mlp.forward(block.postNorm.forward(y)))
-    }, this.embedding.forward(g.tokens()))
+      const attended = block.attention.forward(block.attentionNorm.forward(x))
+      const y = x.add(block.attentionOutputNorm?.forward(attended) ?? attended)
+      const fed = block.mlp.forward(block.mlpNorm.forward(y))
+      return y.add(block.mlpOutputNorm?.forward(fed) ?? fed)
+    }, this.#embedded(g))
+  }
+
+  #embedded(g: Recorder): Value {
+    if (!this.#positions) return this.embedding.forward(g.tokens())
+    return this.embedding.partial(g.tokens()).add(this.#positions.partial(g.positions())).allReduce()
   }
 
   /** One token per sequence, drawn from the logits of its last row. */
@@ -103,10 +142,11 @@ export class Decoder {
 
   /** Bytes of a rank's weights for a checkpoint, as they will lie in memory. */
   weightBytes(rank: number, checkpoint: Checkpoint): number {
-    return this.#layers().reduce(
-      (sum, { prefix, layer }) => sum + layer.localBytes(rank, (name) => checkpoint.tensor(prefix + name).dtype),
-      0
-    )
+    const locator = new WeightLocator(checkpoint, this.#names)
+    return this.#layers().reduce((sum, placed) => {
+      const weights = locator.weightsOf(placed)
+      return sum + placed.layer.localBytes(rank, (name) => weights[name]!.dtype)
+    }, 0)
   }
 
   /** Bytes that one cached token takes on a rank, over all layers. */
@@ -120,39 +160,59 @@ export class Decoder {
 
   /** Throws `corrupt_file` for a tensor that is missing or has another shape than config.json says. Reads nothing. */
   check(checkpoint: Checkpoint): void {
-    for (const { prefix, layer } of this.#layers()) weightsOf(checkpoint, prefix, layer)
+    const locator = new WeightLocator(checkpoint, this.#names)
+    for (const placed of this.#layers()) locator.weightsOf(placed)
   }
 
   /** Each rank reads its own slices. On an error, or `aborted` by the signal, what was loaded is freed with `dispose`. */
   async load(checkpoint: Checkpoint, { onProgress, signal }: LoadOptions = {}): Promise<void> {
-    const steps = this.#layers().map(({ prefix, layer }) => ({ layer, prefix, weights: weightsOf(checkpoint, prefix, layer) }))
-    const progress = { phase: 'load' as const, loadedBytes: 0, totalBytes: steps.reduce((sum, { weights }) => sum + bytesOf(weights), 0) }
-    for (const { layer, prefix, weights } of steps) {
+    const locator = new WeightLocator(checkpoint, this.#names)
+    const steps = this.#layers().map((placed) => ({ ...placed, weights: locator.weightsOf(placed) }))
+    const totalBytes = steps.reduce((sum, { weights }) => sum + bytesOf(weights), 0)
+    const progress = { phase: 'load' as const, loadedBytes: 0, totalBytes }
+    for (const { layer, modules, weights } of steps) {
       throwIfAborted(signal)
       await layer.load(weights)
       progress.loadedBytes += bytesOf(weights)
-      onProgress?.({ ...progress, tensor: prefix + (Object.keys(weights).at(-1) ?? '') })
+      onProgress?.({ ...progress, tensor: locator.nameOf(modules[0]!, Object.keys(weights).at(-1) ?? '') })
     }
-    await this.#rope.tensor.ready
+    for (const rope of this.#ropes.values()) await rope.tensor.ready
     throwIfAborted(signal)
   }
 
   dispose(): void {
     for (const { layer } of this.#layers()) layer.dispose()
-    this.#rope.tensor.dispose()
+    for (const rope of this.#ropes.values()) rope.tensor.dispose()
   }
 
-  #layers(): NamedLayer[] {
-    const blocks = this.#blocks.flatMap((block, index) => [
-      { prefix: `model.layers.${index}.input_layernorm.`, layer: block.inputNorm },
-      { prefix: `model.layers.${index}.self_attn.`, layer: block.attention },
-      { prefix: `model.layers.${index}.post_attention_layernorm.`, layer: block.postNorm },
-      { prefix: `model.layers.${index}.mlp.`, layer: block.mlp }
-    ])
-    const head = this.config.tieWordEmbeddings ? [] : [{ prefix: 'lm_head.', layer: this.head }]
-    return [{ prefix: 'model.embed_tokens.', layer: this.embedding }, ...blocks, { prefix: 'model.norm.', layer: this.#norm }, ...head]
+  #layers(): PlacedLayer[] {
+    const { embedding, positions, norm, head } = this.#names
+    const ends = this.config.tieWordEmbeddings ? [] : [placed(this.head, head)]
+    return [
+      placed(this.embedding, embedding),
+      ...(this.#positions ? [placed(this.#positions, positions!)] : []),
+      ...this.#blocks.flatMap((block, index) => this.#blockLayers(block, `${this.#names.layers}${index}.`)),
+      placed(this.#norm, norm),
+      ...ends
+    ]
+  }
+
+  #blockLayers(block: Block, prefix: string): PlacedLayer[] {
+    const names = this.#names
+    const { transposed = false } = names
+    const norm = (layer: Norm | undefined, name: string | undefined): PlacedLayer[] => (layer ? [placed(layer, prefix + name!)] : [])
+    return [
+      ...norm(block.attentionNorm, names.attentionNorm),
+      { layer: block.attention, modules: [prefix + names.attention], transposed },
+      ...norm(block.attentionOutputNorm, names.attentionOutputNorm),
+      ...norm(block.mlpNorm, names.mlpNorm),
+      { layer: block.mlp, modules: [prefix + names.mlp], transposed },
+      ...norm(block.mlpOutputNorm, names.mlpOutputNorm)
+    ]
   }
 }
+
+const placed = (layer: Layer, module: string): PlacedLayer => ({ layer, modules: [module], transposed: false })
 
 /** Throws `invalid_argument` with the valid sizes for a size that does not split the heads or the width of the MLP evenly. */
 export function checkSize({ headCount, intermediateSize }: Pick<ModelConfig, 'headCount' | 'intermediateSize'>, tpSize: number): void {
@@ -167,23 +227,4 @@ export function checkSize({ headCount, intermediateSize }: Pick<ModelConfig, 'he
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted)
     throw new HeddleError('aborted', 'AutoModelForCausalLM.fromPretrained: aborted by its signal', { cause: signal.reason })
-}
-
-function weightsOf(checkpoint: Checkpoint, prefix: string, layer: Layer): Record<string, WeightSource> {
-  return Object.fromEntries(
-    layer.weights.map(({ name, shape }) => {
-      const source = checkpoint.tensor(prefix + name)
-      if (source.shape.length === shape.length && shape.every((length, i) => length === source.shape[i])) return [name, source]
-      const where = `${checkpoint.folder}: tensor ${JSON.stringify(prefix + name)}`
-      const text = `expected shape [${shape.join(', ')}] by config.json, got [${source.shape.join(', ')}]`
-      throw new HeddleError('corrupt_file', `${where}: ${text}`, { details: { tensor: prefix + name } })
-    })
-  )
-}
-
-function bytesOf(weights: Record<string, WeightSource>): number {
-  return Object.values(weights).reduce(
-    (sum, { shape, dtype }) => sum + shape.reduce((count, length) => count * length, elementBytes(dtype)),
-    0
-  )
 }

@@ -9,7 +9,13 @@ const cases: [string, number[]][] = [
   ['qwen3-tied-sharded', [1, 2, 4, 8]],
   ['llama', [1, 2, 4]],
   ['llama3-rope-gqa', [1, 2, 4]],
-  ['mqa-llama', [1, 2, 4, 8]]
+  ['mqa-llama', [1, 2, 4, 8]],
+  ['qwen2-bias', [1, 2, 4, 8]],
+  ['mistral-sliding', [1, 2, 4, 8]],
+  ['phi3', [1, 2, 4, 8]],
+  ['llama-yarn-odd-vocab', [1, 2, 4, 8]],
+  ['gpt2', [1, 2, 4, 8]],
+  ['gemma3', [1, 2, 4]]
 ]
 const tolerance = 2e-4
 

@@ -23,6 +23,15 @@ function parse(changes: Record<string, unknown>) {
   return parseModelConfig(new ConfigFields(parseStrictJsonObject(new TextEncoder().encode(json), 'config.json'), 'config.json'))
 }
 
+const moe = {
+  model_type: 'qwen3_moe',
+  architectures: ['Qwen3MoeForCausalLM'],
+  num_experts: 8,
+  num_experts_per_tok: 2,
+  moe_intermediate_size: 48,
+  norm_topk_prob: true
+}
+
 const golden = (name: string): string => path.join(__dirname, '../golden', name)
 
 test('the fields of a config in the spelling of before transformers 5', async () => {
@@ -38,11 +47,16 @@ test('the fields of a config in the spelling of before transformers 5', async ()
     maxPositionEmbeddings: 512,
     activation: 'silu',
     normEps: 1e-6,
-    rope: { type: 'default', theta: 1e6 },
+    layerNorm: false,
+    unitOffset: false,
     attentionBias: false,
+    attentionOutputBias: false,
     mlpBias: false,
     queryKeyNorm: true,
+    gatedMLP: true,
+    scaledEmbedding: false,
     tieWordEmbeddings: false,
+    layers: Array(3).fill({ rope: { type: 'default', theta: 1e6 }, sparse: false }),
     dtype: 'float32',
     eosTokenIds: [2]
   })
@@ -52,7 +66,7 @@ test('the new spelling, tied embeddings and a head width of its own', async () =
   expect(await readModelConfig(golden('qwen3-tied-sharded'))).toMatchObject({
     headDim: 32,
     tieWordEmbeddings: true,
-    rope: { type: 'default', theta: 1e6 },
+    layers: Array(4).fill({ rope: { type: 'default', theta: 1e6 }, sparse: false }),
     dtype: 'float32'
   })
 })
@@ -71,7 +85,7 @@ test('defaults: as many KV heads as heads, head width from the hidden size, thet
   expect(parse({})).toMatchObject({
     kvHeadCount: 4,
     headDim: 16,
-    rope: { type: 'default', theta: 10000 },
+    layers: Array(3).fill({ rope: { type: 'default', theta: 10000 } }),
     eosTokenIds: [],
     tieWordEmbeddings: false
   })
@@ -87,7 +101,202 @@ describe('RoPE', () => {
     ['new spelling with theta at the top', { rope_theta: 5e5, rope_parameters: llama3 }, parsed],
     ['type, older still', { rope_scaling: { type: 'linear', factor: 2 } }, { type: 'linear', theta: 10000, factor: 2 }],
     ['rope_type default', { rope_theta: 7, rope_scaling: { rope_type: 'default' } }, { type: 'default', theta: 7 }]
-  ])('%s', (_, changes, rope) => expect(parse(changes).rope).toEqual(rope))
+  ])('%s', (_, changes, rope) => expect(parse(changes).layers[0]!.rope).toEqual(rope))
+
+  test('dynamic scales nothing up to the positions of the model, beyond which no sequence goes', () => {
+    const { layers, maxPositionEmbeddings } = parse({ rope_scaling: { type: 'dynamic', factor: 4 } })
+    expect({ rope: layers[0]!.rope, maxPositionEmbeddings }).toEqual({
+      rope: { type: 'dynamic', theta: 10000, factor: 4 },
+      maxPositionEmbeddings: 512
+    })
+  })
+
+  const yarn = { rope_type: 'yarn', factor: 8, original_max_position_embeddings: 64 }
+  test.each<[string, Record<string, unknown>, object]>([
+    ['as the paper has it', yarn, { attentionFactor: 0.1 * Math.log(8) + 1, betaFast: 32, betaSlow: 1, truncate: true }],
+    ['a factor of its own', { ...yarn, attention_factor: 1.5 }, { attentionFactor: 1.5 }],
+    ['from mscale', { ...yarn, mscale: 2, mscale_all_dim: 1 }, { attentionFactor: (0.2 * Math.log(8) + 1) / (0.1 * Math.log(8) + 1) }],
+    ['other bounds', { ...yarn, beta_fast: 16, beta_slow: 2, truncate: false }, { betaFast: 16, betaSlow: 2, truncate: false }],
+    ['without a factor', { rope_type: 'yarn', original_max_position_embeddings: 64 }, { factor: 8 }],
+    ['without an original length', { rope_type: 'yarn', factor: 2 }, { originalMaxPositionEmbeddings: 512 }]
+  ])('yarn: %s', (_, scaling, expected) =>
+    expect(parse({ rope_scaling: scaling }).layers[0]!.rope).toMatchObject({ type: 'yarn', theta: 10000, ...expected })
+  )
+
+  test('longrope: the short factors, and no more positions than the original ones', () => {
+    const scaling = { type: 'longrope', short_factor: Array(8).fill(1.5), long_factor: Array(8).fill(9) }
+    const phi3 = { model_type: 'phi3', architectures: ['Phi3ForCausalLM'], original_max_position_embeddings: 128, rope_scaling: scaling }
+    const { layers, maxPositionEmbeddings } = parse(phi3)
+    expect(maxPositionEmbeddings).toBe(128)
+    expect(layers[2]!.rope).toEqual({
+      type: 'longrope',
+      theta: 10000,
+      shortFactor: Array(8).fill(1.5),
+      attentionFactor: Math.sqrt(1 + Math.log(4) / Math.log(128))
+    })
+    expect(parse({ ...phi3, rope_scaling: { ...scaling, type: 'su' } }).layers).toEqual(layers)
+    expect(() => parse({ ...phi3, rope_scaling: { ...scaling, short_factor: [1] } })).toThrow(/short_factor: expected a list of 8 numbers/)
+  })
+
+  test('a part of each head turns, in a family that knows that', () => {
+    const phi3 = { model_type: 'phi3', architectures: ['Phi3ForCausalLM'], partial_rotary_factor: 0.75 }
+    expect(parse(phi3).layers[0]!.rope).toEqual({ type: 'default', theta: 10000, dim: 12 })
+    expect(() => parse({ ...phi3, partial_rotary_factor: 0.2 })).toThrow(/partial_rotary_factor: expected an even part/)
+  })
+})
+
+describe('windows', () => {
+  const windowsOf = (changes: Record<string, unknown>) => parse(changes).layers.map(({ slidingWindow }) => slidingWindow)
+  const mistral = { model_type: 'mistral', architectures: ['MistralForCausalLM'] }
+  const qwen2 = { model_type: 'qwen2', architectures: ['Qwen2ForCausalLM'] }
+  test.each<[string, Record<string, unknown>, (number | undefined)[]]>([
+    ['mistral', { ...mistral, sliding_window: 16 }, [16, 16, 16]],
+    ['mistral, the default', mistral, [4096, 4096, 4096]],
+    ['mistral, none', { ...mistral, sliding_window: null }, [undefined, undefined, undefined]],
+    ['qwen2, switched off', { ...qwen2, sliding_window: 16, use_sliding_window: false }, [undefined, undefined, undefined]],
+    ['qwen2, from a layer on', { ...qwen2, sliding_window: 16, use_sliding_window: true, max_window_layers: 1 }, [undefined, 16, 16]],
+    [
+      'qwen2, by layer',
+      { ...qwen2, sliding_window: 16, use_sliding_window: true, layer_types: ['sliding_attention', 'full_attention', 'full_attention'] },
+      [16, undefined, undefined]
+    ],
+    ['qwen3_moe', { ...moe, sliding_window: 16, use_sliding_window: true }, [16, 16, 16]]
+  ])('%s', (_, changes, expected) => expect(windowsOf(changes)).toEqual(expected))
+})
+
+describe('gemma3', () => {
+  const old = {
+    rope_theta: 1e6,
+    rope_local_base_freq: 5000,
+    rope_scaling: { rope_type: 'linear', factor: 8 },
+    sliding_window: 32,
+    sliding_window_pattern: 3,
+    query_pre_attn_scalar: 64,
+    hidden_activation: 'gelu_pytorch_tanh'
+  }
+  const local = { rope: { type: 'default', theta: 5000 }, slidingWindow: 32, attentionScale: 1 / 8, sparse: false }
+  const whole = { rope: { type: 'linear', theta: 1e6, factor: 8 }, attentionScale: 1 / 8, sparse: false }
+  const text = { model_type: 'gemma3_text', architectures: ['Gemma3ForCausalLM'] }
+
+  test('two ropes, windows but for every third layer, a scale of its own', () => {
+    const config = parse({ ...text, ...old })
+    expect(config.layers).toEqual([local, local, whole])
+    expect(config).toMatchObject({ activation: 'gelu_tanh', unitOffset: true, scaledEmbedding: true, tieWordEmbeddings: true, headDim: 256 })
+  })
+
+  test('the new spelling says the same', () => {
+    const { rope_theta: _, rope_local_base_freq: __, rope_scaling: ___, sliding_window_pattern: ____, ...rest } = old
+    const rope_parameters = {
+      full_attention: { rope_type: 'linear', factor: 8, rope_theta: 1e6 },
+      sliding_attention: { rope_type: 'default', rope_theta: 5000 }
+    }
+    const layer_types = ['sliding_attention', 'sliding_attention', 'full_attention']
+    expect(parse({ ...text, ...rest, rope_parameters, layer_types }).layers).toEqual([local, local, whole])
+  })
+
+  test('inside a model of text and images: its language model, of which config.json leaves out what is the default', () => {
+    const config = parse({
+      model_type: 'gemma3',
+      architectures: ['Gemma3ForConditionalGeneration'],
+      eos_token_id: [1, 106],
+      torch_dtype: 'bfloat16',
+      vision_config: { hidden_size: 1152 },
+      text_config: { model_type: 'gemma3_text', hidden_size: 2560, num_hidden_layers: 34, intermediate_size: 10240, sliding_window: 1024 }
+    })
+    expect(config).toMatchObject({
+      modelType: 'gemma3',
+      hiddenSize: 2560,
+      headCount: 8,
+      kvHeadCount: 4,
+      vocabSize: 262208,
+      eosTokenIds: [1, 106],
+      dtype: 'bfloat16'
+    })
+    expect(config.layers[5]).toEqual({ rope: { type: 'default', theta: 1e6 }, attentionScale: 1 / 16, sparse: false })
+    expect(config.layers[4]).toMatchObject({ rope: { type: 'default', theta: 10000 }, slidingWindow: 1024 })
+  })
+
+  test.each(['attn_logit_softcapping', 'final_logit_softcapping', 'use_bidirectional_attention'])('%s is refused', (name) =>
+    expect(() => parse({ ...text, [name]: name.startsWith('use') ? true : 30 })).toThrow(
+      expect.objectContaining({ code: 'unsupported_model', message: expect.stringContaining(name) })
+    )
+  )
+})
+
+test('gpt2: its own names of fields, learned positions, scores scaled by layer', () => {
+  const gpt2 = {
+    model_type: 'gpt2',
+    architectures: ['GPT2LMHeadModel'],
+    vocab_size: 320,
+    n_embd: 64,
+    n_layer: 2,
+    n_head: 4,
+    n_positions: 128
+  }
+  const only = (fields: object) => parse({ ...Object.fromEntries(Object.keys(base).map((name) => [name, undefined])), ...fields })
+  expect(only(gpt2)).toMatchObject({
+    intermediateSize: 256,
+    maxPositionEmbeddings: 128,
+    activation: 'gelu_tanh',
+    normEps: 1e-5,
+    layerNorm: true,
+    attentionBias: true,
+    attentionOutputBias: true,
+    mlpBias: true,
+    gatedMLP: false,
+    tieWordEmbeddings: true,
+    layers: [{ sparse: false }, { sparse: false }]
+  })
+  const scaled = only({ ...gpt2, scale_attn_by_inverse_layer_idx: true, n_inner: 100 })
+  expect(scaled.layers.map(({ attentionScale }) => attentionScale)).toEqual([1 / 4, 1 / 8])
+  expect(scaled.intermediateSize).toBe(100)
+  expect(only({ ...gpt2, scale_attn_weights: false }).layers[1]).toEqual({ attentionScale: 1, sparse: false })
+  expect(() => only({ ...gpt2, n_embd: 0 })).toThrow(/n_embd: expected an integer/)
+  expect(() => only({ ...gpt2, add_cross_attention: true })).toThrow(/add_cross_attention/)
+})
+
+describe('mixtures of experts', () => {
+  const expertsOf = (changes: Record<string, unknown>) => parse({ ...moe, ...changes })
+  test('every layer, or every second one but for some', () => {
+    expect(expertsOf({}).layers.map(({ sparse }) => sparse)).toEqual([true, true, true])
+    expect(expertsOf({ decoder_sparse_step: 2 }).layers.map(({ sparse }) => sparse)).toEqual([false, true, false])
+    expect(expertsOf({ mlp_only_layers: [0] }).layers.map(({ sparse }) => sparse)).toEqual([false, true, true])
+  })
+
+  test('both names of the number of experts, and whether chosen weights add up to one', () => {
+    const expected = { expertCount: 8, expertsPerToken: 2, intermediateSize: 48, normalized: true }
+    expect(expertsOf({}).experts).toEqual(expected)
+    expect(expertsOf({ num_experts: undefined, num_local_experts: 8 }).experts).toEqual(expected)
+    expect(expertsOf({ norm_topk_prob: undefined }).experts).toEqual({ ...expected, normalized: false })
+    const mixtral = { model_type: 'mixtral', architectures: ['MixtralForCausalLM'], num_local_experts: 4, sliding_window: null }
+    expect(parse(mixtral).experts).toEqual({ expertCount: 4, expertsPerToken: 2, intermediateSize: 176, normalized: true })
+  })
+
+  test.each<[string, Record<string, unknown>]>([
+    ['num_experts', { num_experts: 0 }],
+    ['num_experts_per_tok', { num_experts_per_tok: 9 }],
+    ['mlp_only_layers', { mlp_only_layers: ['0'] }],
+    ['moe_intermediate_size', { moe_intermediate_size: undefined }]
+  ])('%s %j', (field, changes) =>
+    expect(() => expertsOf(changes)).toThrow(expect.objectContaining({ code: 'corrupt_file', message: expect.stringContaining(field) }))
+  )
+})
+
+describe('fields that nobody knows', () => {
+  test.each(['residual_multiplier', 'qk_nope_head_dim', 'attn_logit_softcapping', 'mup_scale', 'num_experts'])('%s is refused', (name) =>
+    expect(() => parse({ [name]: 30 })).toThrow(
+      expect.objectContaining({ code: 'unsupported_model', message: expect.stringContaining(name), details: { field: name } })
+    )
+  )
+
+  test('inside rope_scaling too', () => {
+    expect(() => parse({ rope_scaling: { type: 'linear', factor: 2, mrope_section: [1, 2] } })).toThrow(/rope_scaling: mrope_section/)
+  })
+
+  test('what says nothing, and what matters in training alone, is no obstacle', () => {
+    const harmless = { transformers_version: '4.40', attention_dropout: 0.1, use_cache: true, pad_token_id: 3, _name_or_path: 'x' }
+    expect(parse({ ...harmless, a: null, b: false, c: 0, d: [], e: {}, f: '' })).toEqual(parse({}))
+  })
 })
 
 test.each<[string, Record<string, unknown>, string]>([
@@ -105,17 +314,17 @@ describe('unsupported_model, with the name of what is not supported', () => {
   test.each<[Record<string, unknown>, RegExp]>([
     [
       { model_type: 'mamba', architectures: ['MambaForCausalLM'] },
-      /MambaForCausalLM.*mamba.*supported: LlamaForCausalLM \(llama\), Qwen3ForCausalLM \(qwen3\)/
+      /MambaForCausalLM.*mamba.*supported: LlamaForCausalLM \(llama\), .*Qwen3MoeForCausalLM \(qwen3_moe\)/
     ],
     [{ architectures: ['LlamaForSequenceClassification'] }, /LlamaForSequenceClassification/],
     [{ model_type: undefined, architectures: undefined }, /without model_type/],
     [{ model_type: 'constructor' }, /constructor/],
     [{ quantization_config: { quant_method: 'gptq' } }, /quantization_config/],
     [{ use_sliding_window: true }, /use_sliding_window/],
-    [{ layer_types: ['full_attention', 'sliding_attention'] }, /layer_types.*sliding_attention/],
+    [{ layer_types: ['full_attention', 'sliding_attention', 'full_attention'] }, /layer_types.*sliding_attention/],
     [{ hidden_act: 'mish' }, /hidden_act "mish"/],
-    [{ rope_scaling: { rope_type: 'yarn', factor: 4 } }, /rope_type "yarn"/],
-    [{ rope_scaling: { type: 'dynamic', factor: 4 } }, /type "dynamic"/],
+    [{ rope_scaling: { rope_type: 'mrope', factor: 4 } }, /rope_type "mrope"/],
+    [{ rope_scaling: { type: 'proportional', factor: 4 } }, /type "proportional"/],
     [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor/]
   ])('%j', (changes, pattern) => {
     expect(() => parse(changes)).toThrow(expect.objectContaining({ code: 'unsupported_model', message: expect.stringMatching(pattern) }))
