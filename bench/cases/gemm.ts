@@ -1,6 +1,7 @@
 // GEMM: every linear of the named models as one rank of 1 to 8 computes it, from one row to thousands, beside the machine's ceilings.
 import { freemem } from 'node:os'
 import { type Case, type Reporter, type Table } from '../support/case'
+import { attainable } from '../support/derived'
 import { LineProcess } from '../support/line-process'
 import { divides, linearBytes, linearOperations, linearsOf, shapeOf, type LinearShape } from '../support/model-shapes'
 import { buildNativeProgram } from '../support/native-programs'
@@ -89,19 +90,14 @@ async function measure(
   const middle = median(seconds)
   return {
     linear: name, tp, in: inFeatures, out: outFeatures, rows, time: 1e6 * middle, operations: operations / middle / 1e9,
-    bytes: bytes / middle / 1e9, share: (100 * operations) / middle / attainable(intensity, ceilings),
+    bytes: bytes / middle / 1e9, share: (100 * operations) / middle / attainable(intensity, ceilings.operationsPerSecond[ceilings.isa], ceilings.bytesPerSecond),
   }
 }
 
-/** Roofline (Williams et al. 2009): whichever ends first, arithmetic or the bytes that it needs. */
-function attainable(intensity: number, { isa, bytesPerSecond, operationsPerSecond }: Ceilings): number {
-  return Math.min(operationsPerSecond[isa], intensity * bytesPerSecond)
-}
-
 /** A product that takes long is timed less often, and not warmed up. */
-function estimate(linear: LinearShape, rows: number, ceilings: Ceilings, repeats: number) {
+function estimate(linear: LinearShape, rows: number, { isa, bytesPerSecond, operationsPerSecond }: Ceilings, repeats: number) {
   const operations = linearOperations(linear, rows)
-  const once = operations / attainable(operations / linearBytes(linear, rows, activationBytes), ceilings)
+  const once = operations / attainable(operations / linearBytes(linear, rows, activationBytes), operationsPerSecond[isa], bytesPerSecond)
   const fitting = Math.max(1, Math.min(repeats, Math.floor(mostSeconds / once)))
   const warm = once < mostSeconds / 4
   return { repeats: fitting, warm, seconds: once * (fitting + Number(warm)) }

@@ -4,13 +4,14 @@ import { allReduce } from './all-reduce'
 import { boundary } from './boundary'
 import { decode } from './decode'
 import { gemm } from './gemm'
+import { generate } from './generate'
 import { gpu } from './gpu'
 import { layers } from './layers'
 import { load } from './load'
 import { peers } from './peers'
 import { prefill } from './prefill'
 
-export const defaultCases: Case[] = [decode, prefill, allReduce, gemm, layers, boundary, load, peers]
+export const defaultCases: Case[] = [decode, prefill, generate, allReduce, gemm, layers, boundary, load, peers]
 
 // Only when it is named: it needs a GPU, and as it stands a checkpoint of 16 GB.
 export const allCases: Case[] = [...defaultCases, gpu]

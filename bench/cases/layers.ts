@@ -8,10 +8,11 @@ import { join } from 'node:path'
 import { cudaInfo } from 'heddle'
 import { type LoadLayers, type TimeLayers } from '../layer-contender'
 import { type Case, type Reporter, type Table } from '../support/case'
+import { efficiency } from '../support/derived'
 import { LineProcess } from '../support/line-process'
 import { divides, linearsOf, shapeOf } from '../support/model-shapes'
 import { type BenchOptions } from '../support/options'
-import { median, ratios, result } from '../support/statistics'
+import { median, result } from '../support/statistics'
 import { wires, type Wire } from '../support/wire-table'
 
 type LayerName = LoadLayers['layer']
@@ -117,7 +118,6 @@ async function measureSize(
 
 function addAll(model: string, layer: LayerName, bySize: Map<number, Times[]>, report: Reporter): void {
   const table: Table = { title: `${model} ${layer}, one layer and its residual`, columns, rows: [] }
-  const smallest = Math.min(...bySize.keys())
   steps.forEach(({ name, rows }, i) => {
     for (const [tp, times] of bySize) {
       const { compute, communication, total, modelled } = times[i]
@@ -128,13 +128,11 @@ function addAll(model: string, layer: LayerName, bySize: Map<number, Times[]>, r
       report.add(result(`${what} compute`, 'µs', micro(compute)), { ...facts, modelled: false, part: 'compute' })
       if (tp > 1) report.add(result(`${what} communication${mark}`, 'µs', micro(communication)), { ...facts, part: 'communication' })
       report.add(result(`${what} total${mark}`, 'µs', micro(total)), { ...facts, part: 'total' })
-      const efficiency = ratios(bySize.get(smallest)![i].total, total).map((ratio) => (100 * smallest * ratio) / tp)
-      if (smallest === 1) {
-        report.add(result(`${what} efficiency${mark}`, '%', efficiency), { metric: 'efficiency', model, layer, tp, rows, modelled })
-      }
+      const percent = bySize.get(1)?.[i].total.map((one, round) => efficiency(one, tp, total[round]))
+      if (percent) report.add(result(`${what} efficiency${mark}`, '%', percent), { metric: 'efficiency', model, layer, tp, rows, modelled })
       table.rows.push({
         step: name, rows, tp, compute: 1e6 * median(compute), communication: 1e6 * median(communication), total: 1e6 * median(total),
-        efficiency: smallest === 1 ? median(efficiency) : undefined, kind: modelled ? 'modelled' : 'measured',
+        efficiency: percent && median(percent), kind: modelled ? 'modelled' : 'measured',
       })
     }
   })

@@ -13,6 +13,7 @@ export const prefill: Case = {
     await withClosing(contenders, async () => {
       for (const size of options.sizes) contenders.push(await openHeddle(folder, size))
       for (const count of options.prefillTokens) {
+        if (!report.hasTime(`prefill ${count}`)) continue
         const series = new Map(contenders.map((contender) => [contender, [] as number[]]))
         const ids = (seed: number) => randomIds(count, options.shape.vocabSize, seed)
         for (const contender of contenders) await contender.prefill(ids(0))
@@ -21,7 +22,11 @@ export const prefill: Case = {
           series.get(contender)!.push(count / seconds)
         })
         const [first, ...others] = options.sizes.map((size, i) => ({ size, rates: series.get(contenders[i])! }))
-        for (const { size, rates } of [first, ...others]) report.add(result(`prefill ${count} tp=${size}`, 'tok/s', rates))
+        for (const { size, rates } of [first, ...others]) {
+          const facts = { metric: 'rate', phase: 'prefill', tp: size, batch: 1, tokens: count } as const
+          report.add(result(`prefill ${count} tp=${size}`, 'tok/s', rates), facts)
+          report.add(result(`prefill ${count} tp=${size} time to first token`, 'ms', rates.map((rate) => (1000 * count) / rate)))
+        }
         for (const { size, rates } of others) {
           report.add(result(`prefill ${count} tp=${size} / tp=${first.size}`, 'x', ratios(rates, first.rates)))
         }

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { spawnSync } from 'node:child_process'
+import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LoopDelay } from '../contender'
 import { LineProcess } from './line-process'
 import { projectRoot } from './project'
 
@@ -20,10 +21,26 @@ export function openHeddleProcess(name = 'heddle'): LineProcess {
   return new LineProcess(name, process.execPath, [join(__dirname, '..', 'contender.js')])
 }
 
-export async function openHeddle(folder: string, tpSize: number): Promise<Contender> {
+/** What only heddle is asked for. */
+export interface HeddleContender extends Contender {
+  loaded: LoadAnswer
+  decodeTimes(ids: number[], skip: number, count: number): Promise<DecodeAnswer>
+  decodeBatch(rows: number[][], skip: number, count: number): Promise<number> // seconds a step
+  generate(rows: number[][], count: number): Promise<GenerateAnswer>
+  idle(milliseconds: number): Promise<LoopDelay>
+}
+
+export async function openHeddle(folder: string, tpSize: number): Promise<HeddleContender> {
   const child = openHeddleProcess(`heddle tp=${tpSize}`)
-  await child.ask({ do: 'load', folder, tpSize })
-  return contender(child, 'bfloat16')
+  const loaded = await child.ask<LoadAnswer>({ do: 'load', folder, tpSize })
+  return {
+    ...contender(child, `bfloat16, ${loaded.info.isa}`),
+    loaded,
+    decodeTimes: (ids, skip, count) => child.ask({ do: 'decode', ids, skip, count }),
+    decodeBatch: batchBy(child, 'decodeBatch'),
+    generate: (rows, count) => child.ask({ do: 'generate', rows, count }),
+    idle: async (milliseconds) => (await child.ask<{ loopDelay: LoopDelay }>({ do: 'idle', milliseconds })).loopDelay,
+  }
 }
 
 /** Contenders on GPUs, which also decode several sequences in one step. */

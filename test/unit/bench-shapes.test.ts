@@ -1,4 +1,5 @@
 // What the bench counts by: shapes of shards, operations, bytes, and the table of all-reduce times behind modelled figures.
+import { attainable, attentionShare, efficiency } from '../../bench/support/derived'
 import { divides, linearBytes, linearOperations, linearsOf, shapeOf } from '../../bench/support/model-shapes'
 import { wires } from '../../bench/support/wire-table'
 
@@ -62,4 +63,21 @@ test('among more ranks of one process each moves 2 (n - 1) / n of the bytes', ()
   expect(local.microseconds(4, 1 << 20) / local.microseconds(2, 1 << 20)).toBeCloseTo(1.5, 6)
   expect(local.microseconds(8, 1 << 20) / local.microseconds(2, 1 << 20)).toBeCloseTo(1.75, 6)
   expect(local.microseconds(1, 1 << 20)).toBe(0)
+})
+
+test('roofline: memory limits below the balance of the machine, arithmetic above it', () => {
+  expect(attainable(1, 400e9, 20e9)).toBe(20e9)
+  expect(attainable(20, 400e9, 20e9)).toBe(400e9)
+  expect(attainable(1000, 400e9, 20e9)).toBe(400e9)
+})
+
+test('efficiency is the share of an N-fold speed-up', () => {
+  expect(efficiency(8, 4, 2)).toBe(100)
+  expect(efficiency(8, 4, 4)).toBe(50)
+})
+
+// 10 ms of linears and 1 µs of attention for each cached token: 10.1 and 14.0 ms.
+test('attention of a step is found from two contexts', () => {
+  expect(attentionShare(10.1, 14, 100, 4000)).toBeCloseTo((100 * 4) / 14, 9)
+  expect(attentionShare(12, 12, 100, 4000)).toBe(0)
 })
