@@ -2,6 +2,8 @@
 // what it times in processes of its own; this one only starts them, prints and writes.
 import { join } from 'node:path'
 import { allCases, chosenCases } from './cases'
+import { compare } from './compare'
+import { report, writeReports } from './report/write'
 import { type Case } from './support/case'
 import { CaseProcess } from './support/case-process'
 import { emptyRecord, type CaseEvent, type CaseRecord } from './support/case-record'
@@ -44,8 +46,15 @@ class Run {
       this.record.cases.push(await this.runCase(one, this.share(cases.slice(i))))
       this.record.seconds = this.elapsed()
       if (this.endedBy) this.record.interrupted = true
-      if (this.commandLine.jsonFile) writeRun(this.commandLine.jsonFile, this.record)
+      this.write()
     }
+  }
+
+  // After every case: whatever happens to the next one, this much is kept.
+  private write(): void {
+    const { jsonFile, htmlFile, markdownFile } = this.commandLine
+    if (jsonFile) writeRun(jsonFile, this.record)
+    writeReports(this.record, { html: htmlFile, markdown: markdownFile })
   }
 
   stop(signal: EndSignal): void {
@@ -84,7 +93,20 @@ function eventText(event: CaseEvent, seconds: number): string {
   return `  error: ${event.message}`
 }
 
+const tools: Record<string, (args: string[]) => string> = { compare, report }
+
+function useTool(name: string, args: string[]): number {
+  try {
+    print(tools[name](args))
+    return 0
+  } catch (error) {
+    process.stderr.write(`bench: ${(error as Error).message}\n${usage}\n`)
+    return wrongUsage
+  }
+}
+
 async function main(args: string[]): Promise<number> {
+  if (Object.hasOwn(tools, args[0])) return useTool(args[0], args.slice(1))
   let commandLine: CommandLine
   let cases: Case[]
   try {

@@ -1,5 +1,6 @@
 // How results are shown: one aligned line each, the goal beside the figure it judges.
 import { type Table } from './case'
+import { shown, suitableUnit } from './numbers'
 import { type Goal, type Result } from './statistics'
 import { type Machine } from './machine'
 
@@ -13,13 +14,18 @@ export function header(machine: Machine): string {
 }
 
 export function line(result: Result): string {
-  const figure = `${shown(result.median)} ${result.unit}`
-  const quartiles = result.samples.length > 1 ? `[${shown(result.low)} – ${shown(result.high)}]` : ''
+  const { unit, divisor } = suitableUnit(result.median, result.unit)
+  const figure = `${shown(result.median / divisor)} ${unit}`
+  const quartiles = result.samples.length > 1 ? `[${shown(result.low / divisor)} – ${shown(result.high / divisor)}]` : ''
   return `  ${result.name.padEnd(44)} ${figure.padStart(16)}  ${quartiles.padEnd(20)} ${verdict(result)}`.trimEnd()
 }
 
+export function cell(value: number | string | undefined): string {
+  if (typeof value !== 'number') return value ?? ''
+  return Number.isInteger(value) ? String(value) : shown(value)
+}
+
 export function tableText({ title, columns, rows }: Table): string {
-  const cell = (value: number | string | undefined) => (typeof value === 'number' ? (Number.isInteger(value) ? String(value) : shown(value)) : value ?? '')
   const grid = [columns.map((column) => column.title), columns.map(({ unit }) => (unit ? `(${unit})` : '')),
     ...rows.map((row) => columns.map(({ key }) => cell(row[key])))]
   const widths = columns.map((_, i) => Math.max(...grid.map((row) => row[i].length)))
@@ -27,14 +33,10 @@ export function tableText({ title, columns, rows }: Table): string {
   return [`  ${title}`, ...lines].join('\n')
 }
 
-function verdict({ goal, met }: Result): string {
+export function verdict({ goal, met }: Result): string {
   return goal ? `goal ${goalText(goal)}: ${met ? 'met' : 'NOT met'}` : ''
 }
 
-function goalText({ least, most }: Goal): string {
+export function goalText({ least, most }: Goal): string {
   return [least !== undefined ? `≥ ${shown(least)}` : '', most !== undefined ? `≤ ${shown(most)}` : ''].filter(Boolean).join(', ')
-}
-
-function shown(value: number): string {
-  return Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2)
 }
