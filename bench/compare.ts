@@ -18,9 +18,9 @@ export function compare(args: string[]): string {
     },
   })
   if (positionals.length !== 2) throw new Error(`compare: expected two files, got ${positionals.length}`)
+  const thresholds = { alpha: share('--alpha', values.alpha, 1), leastEffect: share('--least-effect', values['least-effect'], 100) }
   const [before, after] = positionals.map(readRun)
-  const alpha = share('--alpha', values.alpha, 1)
-  const comparison = compareRuns(before, after, { alpha, leastEffect: share('--least-effect', values['least-effect'], 100) })
+  const comparison = compareRuns(before, after, thresholds)
   if (values.json) writeFileSync(values.json, `${JSON.stringify({ files: positionals, ...comparison }, null, 2)}\n`)
   const from = [before, after].map(({ machine }, i) => `${'AB'[i]}: ${positionals[i]}, ${machine.commit}, ${machine.date}`)
   return [...from, ...comparisonLines(comparison, values.all)].join('\n')
@@ -47,7 +47,7 @@ function comparisonLines({ thresholds, differences, changes, onlyBefore, onlyAft
     ...listed('only in B:', onlyAfter.map((text) => `  ${text}`)),
     '',
     `${of('worse').length} worse, ${of('better').length} better, ${of('same').length} without change beyond noise, ` +
-      `${of('undecided').length} with too few samples (rank-sum test at p ≤ ${alpha}, change of the median of ${100 * leastEffect} % or more)`,
+      `${of('undecided').length} with too few samples (rank-sum test at p ≤ ${alpha}, medians a factor of ${1 + leastEffect} or more apart)`,
     `by chance alone up to about ${Math.ceil(alpha * decided)} of ${decided} would pass the test; ` +
       'a machine that was busier throughout one run passes it too: repeat what matters',
   ]

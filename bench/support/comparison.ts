@@ -8,7 +8,7 @@ import { type Result } from './statistics'
 
 export interface Thresholds {
   alpha: number // largest p that counts as more than noise
-  leastEffect: number // smallest change of the median that counts, as a share: 0.05 for 5 %
+  leastEffect: number // medians closer than a factor of 1 + leastEffect, up or down, are no change
 }
 
 export const defaultThresholds: Thresholds = { alpha: 0.01, leastEffect: 0.05 }
