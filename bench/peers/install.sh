@@ -11,7 +11,7 @@ install_transformers() {
     # The CPU build of torch where its index is reachable: the default one brings gigabytes of CUDA.
     { "$peers/python/bin/pip" install "torch==2.13.0" --index-url https://download.pytorch.org/whl/cpu --retries 1 ||
       "$peers/python/bin/pip" install "torch==2.13.0"; } &&
-    "$peers/python/bin/pip" install "transformers==5.23.0" "safetensors==0.8.0" "numpy==2.4.6" "gguf==0.19.0"
+    "$peers/python/bin/pip" install "transformers==5.23.0" "safetensors==0.8.0" "numpy==2.4.6" "gguf==0.19.0" "accelerate==1.15.0"
 }
 
 install_llama_cpp() {

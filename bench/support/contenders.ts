@@ -1,5 +1,5 @@
 // The contenders of a comparison behind one interface. Each is a process of its own with a given number of threads.
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { spawnSync } from 'node:child_process'
@@ -65,21 +65,79 @@ export async function openTransformersOnGpu(folder: string): Promise<GpuContende
   }
 }
 
-export async function openTransformers(folder: string, threads: number): Promise<Contender & { generate: Contender['decode'] }> {
-  const script = join(projectRoot, 'bench', 'peers', 'transformers', 'run.py')
-  const child = new LineProcess('transformers', peerPython(), [script])
-  const about = await child.ask<{ version: string; torch: string }>({ do: 'load', folder, threads })
-  return { ...contender(child, `${about.version}, torch ${about.torch}, bfloat16`), generate: decodeBy(child, 'decode_generate') }
+export interface TransformersContender extends Contender {
+  generate: Contender['decode']
+  compiled: Contender['decode'] // torch.compile over a static cache; the first call compiles, which takes a minute or more
 }
 
-export async function openLlamaCpp(folder: string, threads: number, contextSize: number): Promise<Contender> {
+export async function openTransformers(folder: string, threads: number): Promise<TransformersContender> {
+  const { child, about } = await startTransformers('transformers', folder, { threads })
+  const compiled = batchBy(child, 'decode_compiled')
+  return {
+    ...contender(child, about),
+    generate: decodeBy(child, 'decode_generate'),
+    compiled: (ids, skip, count) => compiled([ids], skip, count),
+  }
+}
+
+/** Its own tensor parallelism: as many processes over gloo, one thread each. */
+export async function openTransformersRanks(folder: string, ranks: number): Promise<Contender & { generate: Contender['decode'] }> {
+  const { child, about } = await startTransformers(`transformers tp=${ranks}`, folder, { threads: 1, ranks })
+  return { ...contender(child, `${about}, ${ranks} processes over gloo`), generate: decodeBy(child, 'decode_generate') }
+}
+
+async function startTransformers(name: string, folder: string, how: { threads: number; ranks?: number }) {
+  const child = new LineProcess(name, peerPython(), [join(projectRoot, 'bench', 'peers', 'transformers', 'run.py')], {
+    env: { TORCHINDUCTOR_CACHE_DIR: join(peersFolder(), 'inductor') }, // what was compiled once is not compiled in every run
+  })
+  try {
+    const { version, torch } = await child.ask<{ version: string; torch: string }>({ do: 'load', folder, ...how })
+    return { child, about: `${version}, torch ${torch}, bfloat16` }
+  } catch (error) {
+    await child.close()
+    throw error
+  }
+}
+
+export type GgufKind = 'bf16' | 'q8_0'
+
+/** `variant`: the one build of its CPU backend to run with, such as haswell; else it takes the best for this machine. */
+export async function openLlamaCpp(
+  folder: string, threads: number, contextSize: number, kind: GgufKind = 'bf16', variant?: string,
+): Promise<Contender> {
+  const node = llamaFolder(variant)
+  const file = ggufOf(folder, kind)
+  const script = join(projectRoot, 'bench', 'peers', 'llama-cpp', 'run.mjs')
+  const name = `node-llama-cpp ${kind}`
+  const child = new LineProcess(name, process.execPath, [script], { env: { HEDDLE_LLAMA_CPP: node } })
+  try {
+    const { version, systemInfo } = await child.ask<{ version: string; systemInfo: string }>({ do: 'load', file, threads, contextSize })
+    return contender(child, `${version}, ${kind} GGUF, ${systemInfo.replace(/\s+/g, ' ').trim()}`)
+  } catch (error) {
+    await child.close()
+    throw error
+  }
+}
+
+// The package chooses among the builds that lie beside each other, and no option narrows that: a copy by hard links holds only one.
+function llamaFolder(variant?: string): string {
   const node = join(peersFolder(), 'node')
   if (!existsSync(join(node, 'node_modules', 'node-llama-cpp'))) throw missing('node-llama-cpp', node)
-  const file = ggufOf(folder)
-  const script = join(projectRoot, 'bench', 'peers', 'llama-cpp', 'run.mjs')
-  const child = new LineProcess('node-llama-cpp', process.execPath, [script], { env: { HEDDLE_LLAMA_CPP: node } })
-  const about = await child.ask<{ version: string }>({ do: 'load', file, threads, contextSize })
-  return contender(child, `${about.version}, bfloat16 GGUF`)
+  if (!variant) return node
+  const copy = `${node}-${variant}`
+  const builds = (folder: string) => join(folder, 'node_modules', '@node-llama-cpp', 'linux-x64', 'bins', 'linux-x64')
+  if (!existsSync(builds(copy))) {
+    const partial = `${copy}.partial`
+    rmSync(partial, { recursive: true, force: true })
+    run('cp', ['-al', node, partial])
+    const isBuild = (file: string) => file.startsWith('libggml-cpu-')
+    const kept = `libggml-cpu-${variant}.so`
+    const found = readdirSync(builds(partial)).filter(isBuild)
+    if (!found.includes(kept)) throw new MissingPeer(`node-llama-cpp: expected a build named ${kept}, found ${found.join(', ')}`)
+    for (const file of found) if (file !== kept) rmSync(join(builds(partial), file))
+    renameSync(partial, copy)
+  }
+  return copy
 }
 
 function contender(child: LineProcess, about: string): Contender {
@@ -120,11 +178,13 @@ function missing(name: string, where: string): MissingPeer {
 }
 
 // The checkpoint as GGUF, made once, beside its folder.
-function ggufOf(folder: string): string {
-  const file = `${folder}.gguf`
-  if (existsSync(file)) return file
-  const script = join(projectRoot, 'bench', 'peers', 'llama-cpp', 'to-gguf.py')
-  const done = spawnSync(peerPython(), [script, folder, file], { encoding: 'utf8' })
-  if (done.status !== 0) throw new Error(`to-gguf: ${done.error?.message ?? done.stderr.trim().split('\n').pop()}`)
+function ggufOf(folder: string, kind: GgufKind): string {
+  const file = kind === 'bf16' ? `${folder}.gguf` : `${folder}.${kind}.gguf`
+  if (!existsSync(file)) run(peerPython(), [join(projectRoot, 'bench', 'peers', 'llama-cpp', 'to-gguf.py'), folder, file, kind])
   return file
+}
+
+function run(command: string, args: string[]): void {
+  const done = spawnSync(command, args, { encoding: 'utf8' })
+  if (done.status !== 0) throw new Error(`${command}: ${done.error?.message ?? done.stderr.trim().split('\n').pop()}`)
 }

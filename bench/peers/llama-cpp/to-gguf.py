@@ -1,6 +1,7 @@
-"""Writes a synthetic Qwen3 checkpoint (bench/support/make-checkpoint.ts) as a bfloat16 GGUF file: to-gguf.py FOLDER FILE.
+"""Writes a synthetic Qwen3 checkpoint (bench/support/make-checkpoint.ts) as a GGUF file: to-gguf.py FOLDER FILE [bf16|q8_0].
 
-Same weights, bit for bit; norms in float32 as llama.cpp wants them. The tokenizer is made up: the bench feeds ids.
+bf16: the same weights, bit for bit. q8_0: every matrix quantized, blocks of 32 weights with one scale, as llama.cpp's own converter does it.
+Norms in float32 as llama.cpp wants them. The tokenizer is made up: the bench feeds ids.
 """
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf.quants import quantize
 
 LAYER_NAMES = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
@@ -60,9 +62,9 @@ def add_tokenizer(writer, config):
     writer.add_add_bos_token(False)
 
 
-def add_shape(writer, config):
+def add_shape(writer, config, file_type):
     writer.add_name("synthetic")
-    writer.add_file_type(LlamaFileType.MOSTLY_BF16)
+    writer.add_file_type(file_type)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -76,19 +78,35 @@ def add_shape(writer, config):
     writer.add_rope_freq_base(config["rope_theta"])
 
 
-def main(folder, target):
+FILE_TYPES = {"bf16": LlamaFileType.MOSTLY_BF16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
+
+
+def widened(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def add_matrix(writer, name, bits, kind):
+    if kind == "q8_0":
+        writer.add_tensor(name, quantize(widened(bits), GGMLQuantizationType.Q8_0), raw_dtype=GGMLQuantizationType.Q8_0)
+    else:
+        writer.add_tensor(name, bits.view(np.uint8), raw_dtype=GGMLQuantizationType.BF16)
+
+
+def main(folder, target, kind="bf16"):
+    if kind not in FILE_TYPES:
+        raise SystemExit(f"to-gguf: expected {' or '.join(FILE_TYPES)}, got {kind}")
     config = json.loads((Path(folder) / "config.json").read_text())
     if config["model_type"] != "qwen3":
         raise SystemExit(f"to-gguf: model_type: expected qwen3, got {config['model_type']}")
     partial = f"{target}.partial"
     writer = GGUFWriter(partial, "qwen3")
-    add_shape(writer, config)
+    add_shape(writer, config, FILE_TYPES[kind])
     add_tokenizer(writer, config)
     for name, bits in read_tensors(Path(folder) / "model.safetensors"):
         if bits.ndim == 1:
-            writer.add_tensor(gguf_name(name), (bits.astype(np.uint32) << 16).view(np.float32))
+            writer.add_tensor(gguf_name(name), widened(bits))
         else:
-            writer.add_tensor(gguf_name(name), bits.view(np.uint8), raw_dtype=GGMLQuantizationType.BF16)
+            add_matrix(writer, gguf_name(name), bits, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
