@@ -1,5 +1,5 @@
 'use strict'
-// What a source build needs from the system: node, a C++ compiler, cmake, make and the Highway headers.
+// What a source build needs from the system: node, a C++ compiler, cmake, make and the Highway headers; and what tests need, a browser.
 // Rule: on Debian and Ubuntu, as root, what is missing is installed; anywhere else the exact command is printed.
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -63,4 +63,13 @@ function ensurePrerequisites() {
   return false
 }
 
-module.exports = { ensurePrerequisites }
+/** A browser for the tests of the bench's report; where there is none they are skipped, which is said here and there. */
+function ensureBrowser() {
+  const hasBrowser = () => [process.env.CHROMIUM, 'chromium', 'chromium-browser', 'google-chrome'].some((name) => name && exists(name))
+  if (hasBrowser()) return
+  const isDebian = fs.existsSync('/etc/debian_version') && exists('apt-get')
+  if (isDebian && process.getuid?.() === 0 && installWithApt(['chromium']) && hasBrowser()) return
+  console.error('heddle: without chromium the report of the bench is not tested in a browser; run: sudo apt-get install -y chromium')
+}
+
+module.exports = { ensurePrerequisites, ensureBrowser }

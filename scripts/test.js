@@ -6,6 +6,7 @@ const fs = require('node:fs')
 const path = require('node:path')
 const { root, nodeModule, runNode } = require('./run.js')
 const { nativeTests } = require('./native-tests.js')
+const { ensureBrowser } = require('./prerequisites.js')
 const { setup } = require('./setup.js')
 const summary = require('./summary.js')
 
@@ -31,6 +32,7 @@ function main(args) {
   if (!setup()) return summary.close([summary.record('set-up', 0, 1)])
   if (args[0] === '--suite') return summary.close([jest(args[1], args.slice(2))])
   if (args.length > 0) return summary.close([jest('all', args)])
+  ensureBrowser()
   return summary.close([typecheck(), nativeTests(''), jest('default', []), jest('stress', [])])   // stress alone: it measures memory
 }
 

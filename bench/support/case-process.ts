@@ -31,8 +31,15 @@ export class CaseProcess {
     const ending = await this.ended()
     if (late) clearTimeout(late)
     record.seconds = (performance.now() - start) / 1000
-    const crash = this.stopReason ?? (ending && [ending, ...this.lastWords.trim().split('\n').slice(-3)].filter(Boolean).join(' | '))
+    const crash = this.stopReason ?? (ending && [ending, ...this.cause()].join(' | '))
     if (crash && !record.error) record.error = crash
+  }
+
+  // The line that names an error, else the last ones that say anything.
+  private cause(): string[] {
+    const lines = this.lastWords.split('\n').map((line) => line.trim()).filter(Boolean)
+    const named = lines.find((line) => /^[\w.]*(Error|Exception)\b.*:/.test(line))
+    return named ? [named] : lines.slice(-3)
   }
 
   /** Ends the process and its children, politely first. */
