@@ -73,6 +73,50 @@ else()
   endif()
 endif()
 
+# cuDNN's attention is built in where its headers and those of cudnn-frontend are: in the folders that the variables name (they or their
+# `include`), else in Python's packages. Sets HEDDLE_CUDNN_SOURCE, the file that stands for it.
+#   HEDDLE_CUDNN_FRONTEND_DIR, HEDDLE_CUDNN_DIR   as CMake or environment variables
+# Later versions of the frontend bring kernels of their own, which link the driver and NVRTC; earlier ones lack a mask that we need.
+set(HEDDLE_CUDNN_FRONTEND_VERSIONS 14 18)             # of 1.x
+function(heddle_find_cudnn)
+  file(GLOB _packages LIST_DIRECTORIES true "$ENV{VIRTUAL_ENV}/lib/python3*/site-packages" "$ENV{CONDA_PREFIX}/lib/python3*/site-packages"
+    "$ENV{HOME}/.local/lib/python3*/site-packages" /usr/local/lib/python3*/site-packages /usr/local/lib/python3*/dist-packages
+    /usr/lib/python3*/dist-packages "$ENV{HOME}/.pyenv/versions/*/lib/python3*/site-packages")
+  list(TRANSFORM _packages APPEND /nvidia/cudnn OUTPUT_VARIABLE _wheels)
+  set(_no_default NO_DEFAULT_PATH NO_CACHE)
+  find_path(_frontend cudnn_frontend_version.h PATHS "${HEDDLE_CUDNN_FRONTEND_DIR}" "$ENV{HEDDLE_CUDNN_FRONTEND_DIR}" ${_packages}
+    PATH_SUFFIXES include . ${_no_default})
+  find_path(_cudnn cudnn_version.h PATHS "${HEDDLE_CUDNN_DIR}" "$ENV{HEDDLE_CUDNN_DIR}" ${_wheels} /usr/include /usr/include/x86_64-linux-gnu
+    PATH_SUFFIXES include . ${_no_default})
+  set(_why "")
+  if(NOT HEDDLE_HAVE_CUDA)
+    set(_why "no CUDA")
+  elseif(NOT _frontend OR NOT _cudnn)
+    set(_why "the headers of cuDNN 9 and cudnn-frontend were not found")
+  else()
+    file(STRINGS "${_frontend}/cudnn_frontend_version.h" _minor REGEX "define CUDNN_FRONTEND_(MAJOR|MINOR)_VERSION")
+    string(REGEX REPLACE ".*MAJOR_VERSION +([0-9]+).*MINOR_VERSION +([0-9]+).*" "\\1.\\2" _version "${_minor}")
+    list(GET HEDDLE_CUDNN_FRONTEND_VERSIONS 0 _first)
+    list(GET HEDDLE_CUDNN_FRONTEND_VERSIONS 1 _last)
+    if(_version VERSION_LESS "1.${_first}" OR _version VERSION_GREATER "1.${_last}")
+      set(_why "cudnn-frontend is ${_version}, expected 1.${_first} to 1.${_last}")
+    endif()
+  endif()
+  if(_why)
+    set(_file native/cuda/attention_no_cudnn.cpp)
+    if(HEDDLE_HAVE_CUDA)
+      message(STATUS "heddle: cuDNN attention: NO (${_why})")
+    endif()
+  else()
+    set(_file native/cuda/attention_cudnn.cpp)
+    # the frontend is glue: -O1 halves the minute that it takes to compile
+    set_source_files_properties(${_file} PROPERTIES COMPILE_OPTIONS "-isystem;${_frontend};-isystem;${_cudnn};-O1;-DCUDNN_FRONTEND_SKIP_JSON_LIB")
+    message(STATUS "heddle: cuDNN attention: YES (cudnn-frontend ${_version} at ${_frontend}, headers at ${_cudnn})")
+  endif()
+  set_source_files_properties(native/cuda/attention_no_cudnn.cpp PROPERTIES COMPILE_DEFINITIONS "HEDDLE_CUDNN_SUMMARY=\"${_why}\"")
+  set(HEDDLE_CUDNN_SOURCE ${_file} PARENT_SCOPE)
+endfunction()
+
 # Settings of every target that holds code of native/cuda, compiled by nvcc or, as C++, for the GPU's libraries.
 function(heddle_cuda_target target)
   set_target_properties(${target} PROPERTIES CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)

@@ -103,7 +103,7 @@ export interface CpuInfo { isa: string; coreCount: number }
 
 export interface CudaDevice { device: number; name: string; computeCapability: string; memoryBytes: number }
 
-/** A library of NVIDIA: with its version and file, or with the problem that keeps it from being used. */
+/** A library of NVIDIA: with its version and file, or with the problem that keeps it from being used (both: for some of its work). */
 export interface CudaLibrary { name: string; version?: string; path?: string; problem?: string }
 
 /** What was found for ranks on GPUs, or why there can be none. */

@@ -35,6 +35,15 @@ function whyNoGpu() {
   return ok ? undefined : output.trim() || end
 }
 
+/** NVIDIA's libraries where heddle found them: the Node-free programs search the system's folders alone. */
+function libraryEnvironment() {
+  const { output } = run(process.execPath, ['-e', "console.log(JSON.stringify(require('./dist/group.js').cudaInfo().libraries))"])
+  const variables = { cuBLASLt: 'HEDDLE_CUBLASLT_LIB', NCCL: 'HEDDLE_NCCL_LIB', cuDNN: 'HEDDLE_CUDNN_LIB' }
+  const found = JSON.parse(output.trim().split('\n').at(-1)).filter(({ path: file }) => file)
+  for (const { name, version, path: file, problem } of found) console.log(`     ${name} ${version} ${file}${problem ? `; ${problem}` : ''}`)
+  return Object.fromEntries(found.map(({ name, path: file }) => [variables[name], process.env[variables[name]] || file]))
+}
+
 function buildPrograms(folder) {
   if (programs.every((name) => fs.existsSync(path.join(folder, name)))) return true
   if (!exists('cmake') || !exists('nvcc')) return false
@@ -58,12 +67,19 @@ function checkNative(folder, quick) {
   if (!buildPrograms(folder)) return verdict('SKIP', 'operations', 'expected heddle_cuda_tests, or nvcc and cmake to build it')
   const tests = path.join(folder, 'heddle_cuda_tests')
   checkProgram('operations against references', tests, [])
+  checkCudnn(tests)
   checkProgram('NCCL, two processes on one GPU', path.join(folder, 'heddle_cuda_nccl_check'), [])
   if (quick) return verdict('SKIP', 'compute-sanitizer', 'asked to be quick')
   if (!exists('compute-sanitizer')) return verdict('SKIP', 'compute-sanitizer', 'not on the PATH')
   for (const tool of ['memcheck', 'racecheck']) {
     checkProgram(`compute-sanitizer ${tool}`, 'compute-sanitizer', ['--tool', tool, '--error-exitcode', '9', tests], { timeout: 15 * minutes })
   }
+}
+
+/** Its test is among the others, but where cuDNN is not to be had it has nothing to do. */
+function checkCudnn(tests) {
+  if (!process.env.HEDDLE_CUDNN_LIB) return verdict('SKIP', 'attention by cuDNN', 'expected cuDNN 9, and a build with it; heddle info says what there is')
+  checkProgram('attention by cuDNN', tests, ['cuda_attention_by_cudnn'])
 }
 
 function checkModels(quick) {
@@ -98,6 +114,7 @@ function main(argv) {
     for (const what of ['operations against references', 'NCCL, two processes', 'compute-sanitizer', 'models', 'load and close']) verdict('SKIP', what, reason)
     return close()
   }
+  Object.assign(process.env, libraryEnvironment())
   checkNative(folder, quick)
   checkModels(quick)
   return close()

@@ -41,7 +41,7 @@ function cudaLines({ usable, reason, build, backend, driver, runtime, devices, l
   for (const { device, name, computeCapability, memoryBytes } of devices)
     lines.push(line(`  GPU ${device}`, `${name}, compute capability ${computeCapability}, ${(memoryBytes / 1e9).toFixed(1)} GB`))
   for (const { name, version, path, problem } of libraries)
-    lines.push(line(`  ${name}`, version ? `${version}  ${path}` : `not found: ${problem}`))
+    lines.push(line(`  ${name}`, version ? `${version}  ${path}${problem ? `  (${problem})` : ''}` : `not used: ${problem}`))
   return lines
 }
 

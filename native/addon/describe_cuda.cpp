@@ -16,10 +16,8 @@ Napi::Object describe(Napi::Env env, const DeviceInfo& device) {
 Napi::Object describe(Napi::Env env, const LibraryInfo& library) {
   const auto object = Napi::Object::New(env);
   object.Set("name", library.name);
-  if (library.version.empty()) {
-    object.Set("problem", library.problem);
-    return object;
-  }
+  if (!library.problem.empty()) object.Set("problem", library.problem);
+  if (library.version.empty()) return object;
   object.Set("version", library.version);
   object.Set("path", library.path);
   return object;

@@ -53,7 +53,7 @@ struct LibraryInfo {
   std::string name;                                   // "cuBLASLt"
   std::string version;                                // empty: `problem` says why there is none
   std::string path;
-  std::string problem;
+  std::string problem;                                // with a version: why some work is done without it
 };
 
 struct DeviceInfo {

@@ -1,5 +1,5 @@
-// Attention of one rank: which kernels a step needs. Rule: the choice follows from shapes and dtypes alone, so that a graph of one
-// bucket always holds the same kernels.
+// Attention of one rank: which kernels a step needs. Rule: the choice for decode steps follows from shapes and dtypes alone, so that a
+// graph of one bucket always holds the same kernels; that of prompts also from what is found of the library.
 #include "cuda/attention.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "cuda/attention_library.h"
 #include "cuda/attention_parameters.h"
 
 namespace heddle::cuda {
@@ -88,7 +89,9 @@ void attention(const Device& device, const AttentionCall& call) {
   p.decode_follows = call.shape.sequences > 1;
   const bool tensor_cores = prefill_runs(p);
   attention_append(device, p, call.shape, tensor_cores);
+  const bool done = tensor_cores && device.prompts && device.prompts->run(device, p, call.shape);
   if (p.decode_follows) attention_decode(device, p, call.shape);
+  if (done) return;
   if (tensor_cores) {
     attention_prefill(device, p, call.shape);
   } else {

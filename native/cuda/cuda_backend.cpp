@@ -8,6 +8,7 @@
 
 #include "core/wait.h"
 #include "cuda/attention.h"
+#include "cuda/attention_library.h"
 #include "cuda/linear.h"
 #include "cuda/linear_lt.h"
 #include "cuda/operations.h"
@@ -31,9 +32,11 @@ std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, Devi
 
 CudaBackend::CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt)
     : device_(ordinal, rank), dtype_(dtype), communicator_(communicator),
-      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_) : nullptr), staging_(device_), slots_(device_),
+      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_) : nullptr),
+      prompts_(dtype == DType::float32 ? nullptr : create_cudnn(device_)), staging_(device_), slots_(device_),
       state_(device_, slots_, 1, 1) {
   device_.matmul = matmul_.get();
+  device_.prompts = prompts_.get();
   communicator_.attach(device_);
   communicator_.lockstep(runs_node_by_node());          // executors do that for each step
 }

@@ -55,6 +55,7 @@ class CudaBackend final : public Backend {
   DType dtype_;
   DeviceCommunicator& communicator_;
   std::unique_ptr<MatmulLibrary> matmul_;             // null without cuBLASLt
+  std::unique_ptr<PromptLibrary> prompts_;            // null without cuDNN, and in float32 groups
   FillStaging staging_;
   SlotTokens slots_;
   EagerSteps eager_;

@@ -11,6 +11,7 @@
 namespace heddle::cuda {
 
 class MatmulLibrary;  // linear_lt.h: cuBLASLt with its plans
+class PromptLibrary;  // attention_library.h: cuDNN with its plans
 
 // Scratch of different kinds may be in use at the same time, by one operation or by neighbours in the stream.
 enum class Scratch : uint8_t {
@@ -19,6 +20,7 @@ enum class Scratch : uint8_t {
   linear_library,    // cuBLASLt's workspace
   attention_partial, // partial outputs, maxima and sums of split attention
   attention_counter, // zero between kernels
+  attention_library, // what a library's attention reads beside the queries, and its workspace
   sample,
   gather,
   count,
@@ -56,6 +58,7 @@ class Device {
   bool capturing() const;                             // a graph is being captured on the stream
 
   MatmulLibrary* matmul = nullptr;                    // null: no cuBLASLt; not owned
+  PromptLibrary* prompts = nullptr;                   // null: own kernels alone; not owned
 
  private:
   int ordinal_;

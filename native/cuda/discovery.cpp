@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "cuda/attention_library.h"
 #include "cuda/runtime.h"
 
 namespace heddle::cuda {
@@ -111,6 +112,7 @@ BackendInfo describe(bool everything) {
   for (int ordinal = 0; ordinal < count; ++ordinal) info.devices.push_back(describe_device(ordinal));
   info.libraries.push_back(describe_cublaslt(found()));
   if (everything) info.libraries.push_back(describe_nccl());
+  info.libraries.push_back(describe_cudnn());
   return info;
 }
 
@@ -145,6 +147,8 @@ bool reach_each_other(const std::vector<int>& devices, std::string& text) {
   }
   return true;
 }
+
+const std::vector<std::string>& library_folders() { return found().folders; }
 
 const LtTable* cublaslt() { return found().cublaslt.get(); }
 

@@ -23,6 +23,7 @@ int device_count();
 // True where every GPU of the list can read and write the memory of every other one; else `text` names two that cannot.
 bool reach_each_other(const std::vector<int>& devices, std::string& text);
 
+const std::vector<std::string>& library_folders();    // those that `prepare` was given
 const LtTable* cublaslt();                            // null: `prepare` was not ready
 const NcclTable* nccl(std::string& why_not);          // null: not to be had
 

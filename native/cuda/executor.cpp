@@ -107,7 +107,7 @@ bool CudaExecutor::is_decode(const StepShape& shape) const { return shape.longes
 // capture asks for all the memory that the captured one needs.
 StepShape CudaExecutor::bucket_shape(int64_t sequences) const {
   const int64_t bucket = bucket_of(sequences, program_.max_sequences);
-  return {bucket, bucket, 1, longest_context_};
+  return {bucket, bucket, 1, longest_context_, 0};
 }
 
 // Not part of a graph, since the target changes from step to step.

@@ -42,6 +42,7 @@ struct StepShape {
   int64_t sequences = 0;
   int64_t longest_part = 0;                           // most tokens that one sequence has in the step; 1: all decode
   int64_t longest_context = 0;                        // most keys that a token sees; in a graph: of the whole cache
+  int64_t prompt_keys = 0;                            // of all sequences of more than one token; 0 in a graph
 };
 
 }  // namespace heddle::cuda

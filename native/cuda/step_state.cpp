@@ -104,11 +104,14 @@ void SlotTokens::mark_sampled(const Step& step) {
 }
 
 StepShape shape_of(const Step& step) {
-  StepShape shape = {step.token_count(), step.sequence_count(), 0, 0};
+  StepShape shape = {step.token_count(), step.sequence_count(), 0, 0, 0};
   for (size_t i = 0; i < step.slots.size(); ++i) {
     const int32_t end = step.sequence_starts[i + 1];
-    shape.longest_part = std::max<int64_t>(shape.longest_part, end - step.sequence_starts[i]);
-    shape.longest_context = std::max<int64_t>(shape.longest_context, int64_t{step.positions[static_cast<size_t>(end) - 1]} + 1);
+    const int64_t part = end - step.sequence_starts[i];
+    const int64_t context = int64_t{step.positions[static_cast<size_t>(end) - 1]} + 1;
+    shape.longest_part = std::max(shape.longest_part, part);
+    shape.longest_context = std::max(shape.longest_context, context);
+    if (part > 1) shape.prompt_keys += context;
   }
   return shape;
 }
@@ -116,7 +119,7 @@ StepShape shape_of(const Step& step) {
 StepState::StepState(const Device& device, SlotTokens& slots, int64_t max_tokens, int64_t max_sequences)
     : device_(device), slots_(slots) {
   for (Entry& entry : ring_) entry.copied = make_event();
-  const Layout layout({max_tokens, max_sequences, 0, 0});
+  const Layout layout({max_tokens, max_sequences, 0, 0, 0});
   reserve(layout.block_table + static_cast<size_t>(max_sequences * kFirstBlocksPerSequence) * sizeof(int32_t));
   reserve_results(max_sequences);
   epoch_ = 0;

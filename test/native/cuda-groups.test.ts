@@ -45,7 +45,8 @@ describe('what is found', () => {
       devices: [0, 1].map((device) => ({ device, name: expect.any(String), computeCapability: '9.0', memoryBytes: 3 * 2 ** 30 })),
       libraries: [
         { name: 'cuBLASLt', version: expect.stringMatching(/^\d+\.\d+\.\d+$/), path: emulatedLibraries.cublaslt },
-        { name: 'NCCL', version: expect.stringMatching(/^2\.\d+\.\d+$/), path: emulatedLibraries.nccl }
+        { name: 'NCCL', version: expect.stringMatching(/^2\.\d+\.\d+$/), path: emulatedLibraries.nccl },
+        { name: 'cuDNN', problem: expect.stringContaining('this build has no code for it') }
       ]
     })
   })
@@ -101,7 +102,8 @@ describe('which communicator', () => {
     expect(communicator).toBe('local, nccl for large messages')
     expect(cuda!.libraries.map(({ name, path }) => ({ name, path }))).toEqual([
       { name: 'cuBLASLt', path: emulatedLibraries.cublaslt },
-      { name: 'NCCL', path: emulatedLibraries.nccl }
+      { name: 'NCCL', path: emulatedLibraries.nccl },
+      { name: 'cuDNN' }
     ])
   })
 
