@@ -23,6 +23,11 @@ export interface OpenGroupOptions {
   devices?: readonly number[]
   /** what ranks on GPUs talk over: peers' memory, NCCL, or whatever is best here. NCCL needs a GPU for every rank */
   communicator?: CommunicatorChoice
+  /**
+   * milliseconds that a rank waits for the others in one collective before the group fails with a `timeout` that names the missing ones;
+   * default 120 000. To be longer than a rank may be held up, by a slow disk or a GPU that others use
+   */
+  collectiveTimeoutMs?: number
   /** of weights and compute: `float32` keeps a 16-bit checkpoint's own weights, exactly */
   dtype?: DType
   /** where the ranks live: threads of this process, or a process each */
@@ -46,6 +51,7 @@ export interface GroupInfo {
 }
 
 export const maxGroupSize = 64
+const longestTimeout = 2 ** 31 - 1
 const deviceNames = ['auto', 'cpu', 'cuda'] as const
 export const dtypes = ['float32', 'bfloat16', 'float16'] as const
 const hosts = ['thread', 'process'] as const
@@ -53,13 +59,12 @@ const communicators = ['auto', 'local', 'nccl'] as const
 
 /** Starts the ranks. Throws `invalid_argument` for options that make no sense, `unavailable` for what this build or machine lacks. */
 export async function openGroup(options: OpenGroupOptions): Promise<Group> {
-  const { size, device, dtype, devices, communicator } = checkedOptions(options)
+  const { device, ...checked } = checkedOptions(options)
   const open = async (device: 'cpu' | 'cuda', reason: string): Promise<Group> => {
-    const native = await NativeGroup.open({ size, device, dtype, ...(devices && { devices }), ...(communicator && { communicator }) })
-    return new Group(native, device, dtype, reason)
+    return new Group(await NativeGroup.open({ ...checked, device }), device, checked.dtype, reason)
   }
   if (device !== 'auto') return open(device, 'asked for')
-  const reason = whyNoGpus(size, cudaInfo(false))
+  const reason = whyNoGpus(checked.size, cudaInfo(false))
   if (reason) return open('cpu', reason)
   return open('cuda', 'there is a GPU for every rank').catch((error: HeddleError) => {
     if (error.code !== 'unavailable') throw error
@@ -73,14 +78,14 @@ function whyNoGpus(size: number, { usable, reason, devices }: CudaInfo): string 
   return size <= devices.length ? '' : `${size} ranks, ${devices.length} GPUs; several ranks on one GPU: devices: [0, 0, …]`
 }
 
-interface CheckedOptions extends Pick<OpenGroupOptions, 'size' | 'devices' | 'communicator'> {
+interface CheckedOptions extends Pick<OpenGroupOptions, 'size' | 'devices' | 'communicator' | 'collectiveTimeoutMs'> {
   device: Device
   dtype: DType
 }
 
 function checkedOptions(options: OpenGroupOptions): CheckedOptions {
-  checkOptions('openGroup', options, ['size', 'device', 'devices', 'dtype', 'host', 'communicator'])
-  const { size, dtype = 'float32', host = 'thread', devices, communicator } = options
+  checkOptions('openGroup', options, ['size', 'device', 'devices', 'dtype', 'host', 'communicator', 'collectiveTimeoutMs'])
+  const { size, dtype = 'float32', host = 'thread', devices, communicator, collectiveTimeoutMs } = options
   if (!Number.isInteger(size) || size < 1 || size > maxGroupSize) {
     throw invalidArgument('openGroup: size', `an integer from 1 to ${maxGroupSize}`, size)
   }
@@ -92,7 +97,15 @@ function checkedOptions(options: OpenGroupOptions): CheckedOptions {
   if (host === 'process') throw new HeddleError('unavailable', 'openGroup: host process is not in this build yet, use thread')
   if (communicator !== undefined) checkChoice('communicator', communicators, communicator)
   if (devices !== undefined) checkDevices(size, device, devices)
-  return { size, device, dtype, ...(devices && { devices }), ...(communicator && { communicator }) }
+  if (collectiveTimeoutMs !== undefined) checkTimeout(collectiveTimeoutMs)
+  return {
+    size,
+    device,
+    dtype,
+    ...(devices && { devices }),
+    ...(communicator && { communicator }),
+    ...(collectiveTimeoutMs !== undefined && { collectiveTimeoutMs })
+  }
 }
 
 function checkDevices(size: number, device: Device, devices: readonly number[]): void {
@@ -101,6 +114,11 @@ function checkDevices(size: number, device: Device, devices: readonly number[]):
   if (!Array.isArray(devices) || devices.length !== size || !devices.every(isNumber)) {
     throw invalidArgument('openGroup: devices', `a number of a GPU for each of ${size} ranks`, devices)
   }
+}
+
+function checkTimeout(milliseconds: unknown): void {
+  if (Number.isInteger(milliseconds) && (milliseconds as number) >= 1 && (milliseconds as number) <= longestTimeout) return
+  throw invalidArgument('openGroup: collectiveTimeoutMs', `an integer from 1 to ${longestTimeout}`, milliseconds)
 }
 
 function checkChoice(name: string, choices: readonly string[], value: unknown): void {

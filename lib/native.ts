@@ -93,6 +93,7 @@ export interface GroupOptions {
   devices?: readonly number[]
   dtype: DType
   communicator?: CommunicatorChoice
+  collectiveTimeoutMs?: number
 }
 
 /** Where the ranks run, one GPU each (none on the CPU), and what they talk over. */

@@ -18,7 +18,7 @@ GroupParts cpu_parts(const GroupOptions& options, GroupPlacement& placement) {
   cpu::cpu_isa();  // looks at the environment, which JavaScript may be changing once this thread goes on
   placement.communicator = "local";
   GroupParts parts;
-  parts.communicators = comm::create_local(options.size);
+  parts.communicators = comm::create_local(options.size, {options.collective_timeout});
   parts.create_backend = [dtype = options.dtype](int) { return cpu::create_backend(dtype); };
   return parts;
 }
@@ -36,10 +36,11 @@ void expect_success(int code, const std::string& text) {
 GroupParts cuda_parts(const GroupOptions& options, GroupPlacement& placement) {
   const BackendFunctions& cuda = cuda_functions(options.cuda, "openGroup");
   HostCommunicators host;
-  for (auto& communicator : comm::create_local(options.size)) host.push_back(std::move(communicator));
+  for (auto& communicator : comm::create_local(options.size, {options.collective_timeout})) host.push_back(std::move(communicator));
   OpenedRanks ranks;
   std::string text;
-  expect_success(cuda.open_ranks({options.devices, options.size, options.dtype, options.communicator}, host, ranks, text), text);
+  const RankOptions wanted = {options.devices, options.size, options.dtype, options.communicator, options.collective_timeout};
+  expect_success(cuda.open_ranks(wanted, host, ranks, text), text);
   placement = {std::move(ranks.devices), std::move(ranks.communicator)};
   GroupParts parts;
   parts.communicators = std::move(ranks.communicators);

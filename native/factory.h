@@ -1,5 +1,6 @@
 // Makes groups of the device that was asked for: the one place that knows every backend and communicator.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -17,6 +18,7 @@ struct GroupOptions {
   std::vector<int> devices;                           // of each rank; empty: the first ones
   DType dtype = DType::float32;
   CommunicatorChoice communicator = CommunicatorChoice::automatic;
+  std::chrono::milliseconds collective_timeout = kCollectiveTimeout;  // then `timeout`, naming the ranks that are missing
   CudaSearch cuda;
 };
 

@@ -24,7 +24,7 @@ import { Runtime, stepLimits } from './runtime'
 
 type DType = NonNullable<OpenGroupOptions['dtype']>
 
-export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host' | 'communicator'> {
+export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host' | 'communicator' | 'collectiveTimeoutMs'> {
   /** ranks; must divide the heads and the width of the MLP. Default 1 */
   tpSize?: number
   /** how the weights are split; only `auto` for now */
@@ -53,7 +53,7 @@ export interface LoadedModel {
 }
 
 const where = 'AutoModelForCausalLM.fromPretrained'
-const groupOptions = ['device', 'devices', 'host', 'communicator'] as const
+const groupOptions = ['device', 'devices', 'host', 'communicator', 'collectiveTimeoutMs'] as const
 const knownOptions = ['tpSize', 'tpPlan', 'dtype', ...groupOptions, 'maxTokens', 'gpuMemoryUtilization', 'revision', 'onProgress', 'signal']
 
 export async function loadModel(nameOrFolder: string, options: PretrainedOptions): Promise<LoadedModel> {

@@ -57,6 +57,10 @@ GroupOptions parse_group_options(const Napi::Value& value) {
   options.device = read_text(object.Get("device"), 16, "openGroup: device");
   options.dtype = read_dtype(object.Get("dtype"), "openGroup: dtype");
   options.communicator = parse_communicator(object.Get("communicator"));
+  const Napi::Value timeout = object.Get("collectiveTimeoutMs");
+  if (!timeout.IsUndefined()) {
+    options.collective_timeout = std::chrono::milliseconds(read_integer(timeout, 1, INT32_MAX, "openGroup: collectiveTimeoutMs"));
+  }
   const Napi::Value cuda = object.Get("cuda");
   if (!cuda.IsUndefined()) options.cuda = parse_cuda_search(cuda);
   const Napi::Value devices = object.Get("devices");

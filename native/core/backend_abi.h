@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -82,6 +83,7 @@ struct RankOptions {
   int size = 1;
   DType dtype = DType::float32;
   CommunicatorChoice communicator = CommunicatorChoice::automatic;
+  std::chrono::milliseconds collective_timeout = kCollectiveTimeout;
 };
 
 // The ranks' communicators of host memory, in rank order: for exchange, barriers and aborts.

@@ -1,11 +1,15 @@
 // What ranks do together. One object per rank, called from that rank's thread alone, in the same order on every rank.
 #pragma once
+#include <chrono>
 #include <string>
 #include <vector>
 
 #include "core/tensor.h"
 
 namespace heddle {
+
+// How long a rank waits for its peers in one collective, unless a group says otherwise.
+constexpr std::chrono::milliseconds kCollectiveTimeout{120000};
 
 class Communicator {
  public:

@@ -1,14 +1,11 @@
 #include "cuda/cuda_backend.h"
 
-#include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 
-#include "core/wait.h"
 #include "cuda/attention.h"
 #include "cuda/attention_library.h"
+#include "cuda/device_wait.h"
 #include "cuda/linear.h"
 #include "cuda/linear_lt.h"
 #include "cuda/operations.h"
@@ -128,27 +125,8 @@ void CudaBackend::sample(const StepView& step, View logits, const SampleSpec& sp
   download(tokens, step_.sampled, static_cast<size_t>(step.sequence_count) * sizeof(int32_t));
 }
 
-// Spins for a moment, then naps, and asks now and then whether a peer has failed: then kernels end, but with garbage.
 void CudaBackend::synchronize() {
-  using std::chrono::microseconds;
-  const Clock::time_point begin = Clock::now();
-  Clock::time_point next_look = begin + microseconds(1000);
-  for (;;) {
-    const cudaError_t status = cudaStreamQuery(device_.stream());
-    if (status == cudaSuccess) break;
-    if (status != cudaErrorNotReady) check(status, "synchronize");
-    const Clock::time_point now = Clock::now();
-    if (now >= next_look) {
-      communicator_.expect_healthy();
-      next_look = now + microseconds(1000);
-    }
-    if (now - begin < microseconds(50)) {
-      cpu_pause();
-    } else {
-      std::this_thread::sleep_for(microseconds(20));
-    }
-  }
-  communicator_.expect_healthy();
+  wait_for_device([&] { return query(device_.stream()); }, communicator_);
 }
 
 }  // namespace heddle::cuda

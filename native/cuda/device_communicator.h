@@ -68,10 +68,4 @@ class Lockstep {
   DeviceCommunicator& communicator_;
 };
 
-// Among threads of this process, on any devices that can reach each other's memory, several ranks on one device included. `host` are
-// the ranks' communicators of host memory, for exchange, barrier and abort (shared with `large`). `large`: for messages beyond what own kernels do best; may
-// be empty (then own kernels do all).
-std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::shared_ptr<Communicator>> host,
-                                                              std::vector<std::unique_ptr<DeviceCommunicator>> large);
-
 }  // namespace heddle::cuda

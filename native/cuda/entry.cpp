@@ -1,4 +1,5 @@
 // The one symbol of the CUDA backend's library, and the table behind it. Rule: no exception leaves a function of the table.
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -11,6 +12,7 @@
 #include "cuda/cuda_backend.h"
 #include "cuda/device_communicator.h"
 #include "cuda/discovery.h"
+#include "cuda/local_communicator.h"
 #include "cuda/placement.h"
 #include "cuda/runtime.h"
 
@@ -27,11 +29,11 @@ Machine look_at(const std::vector<int>& devices, bool needs_nccl) {
   return machine;
 }
 
-Ranks create_communicators(const CommunicatorPlan& plan, const HostCommunicators& host) {
+Ranks create_communicators(const CommunicatorPlan& plan, const HostCommunicators& host, std::chrono::milliseconds timeout) {
   std::string why_not;
   Ranks large;
   if (plan.nccl) large = comm::create_nccl(*nccl(why_not), host);
-  return plan.local ? create_local(host, std::move(large)) : std::move(large);
+  return plan.local ? create_local(host, std::move(large), {timeout}) : std::move(large);
 }
 
 // NCCL is not opened where it cannot be of use.
@@ -47,7 +49,7 @@ OpenedRanks open(const RankOptions& options, const HostCommunicators& host) {
   const CommunicatorPlan plan = choose_communicator(options.communicator, opened.devices, machine);
   opened.communicator = plan.text();
   std::vector<DeviceCommunicator*> communicators;
-  for (std::unique_ptr<DeviceCommunicator>& communicator : create_communicators(plan, host)) {
+  for (std::unique_ptr<DeviceCommunicator>& communicator : create_communicators(plan, host, options.collective_timeout)) {
     communicators.push_back(communicator.get());
     opened.communicators.push_back(std::move(communicator));
   }

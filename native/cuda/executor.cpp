@@ -1,38 +1,13 @@
 #include "cuda/executor.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 
 #include "core/error.h"
-#include "core/wait.h"
+#include "cuda/device_wait.h"
 
 namespace heddle::cuda {
-
-namespace {
-
-using std::chrono::microseconds;
-
-constexpr microseconds kSpin{50};                     // a step that ends at once is not slept over
-constexpr microseconds kShortestNap{20};
-constexpr microseconds kLongestNap{200};
-constexpr microseconds kHealthInterval{1000};
-
-// Naps grow with what a step has taken so far: a few dozen of them a step. Shorter where the device idles until this step is answered.
-std::chrono::nanoseconds nap_after(Clock::duration elapsed, bool another_behind) {
-  return std::clamp<std::chrono::nanoseconds>(elapsed / (another_behind ? 4 : 16), kShortestNap, kLongestNap);
-}
-
-// A query that finds the event not reached leaves that behind as this thread's last error.
-cudaError_t query(const Event& event) {
-  const cudaError_t status = cudaEventQuery(event.get());
-  if (status == cudaErrorNotReady) (void)cudaGetLastError();
-  return status;
-}
-
-}  // namespace
 
 ExecutorOptions options_of_environment() {
   const char* graphs = std::getenv("HEDDLE_CUDA_GRAPHS");
@@ -125,31 +100,9 @@ RunResult CudaExecutor::finish(const std::atomic<bool>& cancelled) {
   if (finished_ == started_) throw Error(ErrorCode::invalid_argument, "Program: expected a step under way, got none");
   const Flight& flight = flights_[finished_++ % kRing];
   if (flight.failure) std::rethrow_exception(flight.failure);
-  wait(flight, cancelled);
+  wait_for_device([&] { return query(flight.done); }, communicator_,
+                  {.where = "Program", .cancelled = &cancelled, .another_behind = started_ != finished_});
   return result(flight);
-}
-
-// Spins for a moment, then naps: a rank's thread is awake for a few per cent of a step.
-void CudaExecutor::wait(const Flight& flight, const std::atomic<bool>& cancelled) {
-  const Clock::time_point begin = Clock::now();
-  Clock::time_point next_look = begin + kHealthInterval;
-  for (;;) {
-    const cudaError_t status = query(flight.done);
-    if (status == cudaSuccess) break;
-    if (status != cudaErrorNotReady) check(status, "Program");
-    if (cancelled.load(std::memory_order_relaxed)) throw Error(ErrorCode::closed, "Program: the group was closed during a run");
-    const Clock::time_point now = Clock::now();
-    if (now >= next_look) {
-      communicator_.expect_healthy();
-      next_look = now + kHealthInterval;
-    }
-    if (now - begin < kSpin) {
-      cpu_pause();
-    } else {
-      std::this_thread::sleep_for(nap_after(now - begin, started_ != finished_));
-    }
-  }
-  communicator_.expect_healthy();                     // the collectives of an aborted group end too, with garbage
 }
 
 RunResult CudaExecutor::result(const Flight& flight) {

@@ -50,7 +50,6 @@ class CudaExecutor final : public Executor {
   bool is_decode(const StepShape& shape) const;
   StepShape bucket_shape(int64_t sequences) const;
   void copy_tokens(const DeviceStep& step, const Flight& flight);
-  void wait(const Flight& flight, const std::atomic<bool>& cancelled);
   RunResult result(const Flight& flight);
   HostMatrix download(int32_t value, const StepShape& shape);
 

@@ -17,44 +17,54 @@ struct Gather {
   unsigned char* all;
   int64_t mine_bytes;
   int64_t bytes;                                      // of each rank in `all`
-  int64_t unit;                                       // bytes that a block exchanges at once, a multiple of 8
+  int64_t unit;                                       // bytes that a block exchanges at once, a multiple of 16
 };
 
-union Eight {
-  uint2 words;
-  unsigned char bytes[8];
+constexpr int kPiece = 16;                            // bytes that a thread moves at once: two flagged words
+
+union Piece {
+  uint4 whole;
+  uint2 words[2];
+  unsigned char bytes[kPiece];
 };
 
-__device__ __forceinline__ uint2 load_eight(const unsigned char* from, int64_t first, int64_t end) {
-  Eight eight;
-  eight.words = make_uint2(0, 0);
-  for (int i = 0; i < 8; ++i) {
-    if (first + i < end) eight.bytes[i] = from[first + i];
-  }
-  return eight.words;
+__device__ __forceinline__ bool moves_whole(const unsigned char* memory, int64_t first, int64_t end) {
+  return first + kPiece <= end && reinterpret_cast<uintptr_t>(memory + first) % kPiece == 0;
 }
-__device__ __forceinline__ void store_eight(unsigned char* to, int64_t first, int64_t end, uint2 words) {
-  Eight eight;
-  eight.words = words;
-  for (int i = 0; i < 8; ++i) {
-    if (first + i < end) to[first + i] = eight.bytes[i];
+__device__ __forceinline__ Piece load_piece(const unsigned char* from, int64_t first, int64_t end) {
+  Piece piece;
+  piece.whole = make_uint4(0, 0, 0, 0);
+  if (moves_whole(from, first, end)) {
+    piece.whole = *reinterpret_cast<const uint4*>(from + first);
+  } else {
+    for (int i = 0; i < kPiece && first + i < end; ++i) piece.bytes[i] = from[first + i];
+  }
+  return piece;
+}
+__device__ __forceinline__ void store_piece(unsigned char* to, int64_t first, int64_t end, const Piece& piece) {
+  if (moves_whole(to, first, end)) {
+    *reinterpret_cast<uint4*>(to + first) = piece.whole;
+  } else {
+    for (int i = 0; i < kPiece && first + i < end; ++i) to[first + i] = piece.bytes[i];
   }
 }
 
-__device__ void exchange_eight(const Gather& call, int64_t begin, int64_t first, int64_t end, uint32_t epoch, Patience& patience) {
+__device__ void exchange_piece(const Gather& call, int64_t begin, int64_t first, int64_t end, uint32_t epoch, Patience& patience) {
   const Peers& peers = call.peers;
   const int block = static_cast<int>(blockIdx.x);
   const int parity = static_cast<int>(epoch % 2);
   const int64_t index = (first - begin) / 8;
-  const uint2 mine = load_eight(call.mine, first, min(end, call.mine_bytes));
+  const Piece mine = load_piece(call.mine, first, min(end, call.mine_bytes));
   for (int i = 1; i < peers.size; ++i) {
     const int peer = (peers.rank + i) % peers.size;
-    send_flagged(peers.staging[peer] + call.layout.unit_slot(parity, block, peers.rank), index, mine, epoch);
+    unsigned char* slot = peers.staging[peer] + call.layout.unit_slot(parity, block, peers.rank);
+    for (int half = 0; half < 2; ++half) send_flagged(slot, index + half, mine.words[half], epoch);
   }
   for (int rank = 0; rank < peers.size; ++rank) {
     const unsigned char* slot = peers.staging[peers.rank] + call.layout.unit_slot(parity, block, rank);
-    const uint2 words = rank == peers.rank ? mine : receive_flagged(slot, index, epoch, rank, patience);
-    store_eight(call.all + rank * call.bytes, first, end, words);
+    Piece piece = mine;
+    for (int half = 0; half < 2 && rank != peers.rank; ++half) piece.words[half] = receive_flagged(slot, index + half, epoch, rank, patience);
+    store_piece(call.all + rank * call.bytes, first, end, piece);
   }
 }
 
@@ -68,8 +78,8 @@ __global__ void __launch_bounds__(kThreads) gather(const __grid_constant__ Gathe
   for (int64_t begin = block * call.unit; begin < call.bytes; begin += int64_t{gridDim.x} * call.unit) {
     const int64_t end = min(begin + call.unit, call.bytes);
     ++epoch;
-    for (int64_t first = begin + int64_t{threadIdx.x} * 8; first < end; first += int64_t{kThreads} * 8) {
-      exchange_eight(call, begin, first, end, epoch, patience);
+    for (int64_t first = begin + int64_t{threadIdx.x} * kPiece; first < end; first += int64_t{kThreads} * kPiece) {
+      exchange_piece(call, begin, first, end, epoch, patience);
     }
     __syncthreads();                                  // as in the one-shot all-reduce; and every thread has read the counter
   }
@@ -126,7 +136,7 @@ void gather_bytes(const Device& device, const Peers& peers, const void* mine, si
   if (bytes == 0) return;
   const auto count = static_cast<int64_t>(bytes);
   const int64_t share = (count + peers.blocks - 1) / peers.blocks;
-  const int64_t unit = std::clamp<int64_t>((share + 7) / 8 * 8, 512, static_cast<int64_t>(kUnitBytes));
+  const int64_t unit = std::clamp<int64_t>((share + kPiece - 1) / kPiece * kPiece, 512, static_cast<int64_t>(kUnitBytes));
   const Gather call{peers, {peers.size, peers.blocks}, static_cast<const unsigned char*>(mine), static_cast<unsigned char*>(all),
                     static_cast<int64_t>(mine_bytes), count, unit};
   launch("all_gather",

@@ -63,7 +63,7 @@ void LocalDeviceCommunicator::attach(const Device& device) {
   reach(device, all);
   settle_blocks(all);
   const StagingLayout layout{peers_.size, peers_.blocks};
-  Buffer staging = device_memory(layout.bytes(), "the communicator's staging memory");
+  Buffer staging = device.allocate(layout.bytes(), "the communicator's staging memory");
   check(cudaMemsetAsync(staging.data(), 0, layout.bytes(), device.stream()), "openGroup: clearing staging memory");
   check(cudaStreamSynchronize(device.stream()), "openGroup: clearing staging memory");
   hub_->keep(rank(), std::move(staging));
@@ -215,11 +215,6 @@ std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::s
     made.push_back(std::make_unique<LocalDeviceCommunicator>(hub, std::move(host[rank]), std::move(library), options));
   }
   return made;
-}
-
-std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::shared_ptr<Communicator>> host,
-                                                              std::vector<std::unique_ptr<DeviceCommunicator>> large) {
-  return create_local(std::move(host), std::move(large), LocalDeviceOptions{});
 }
 
 }  // namespace heddle::cuda

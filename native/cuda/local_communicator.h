@@ -14,7 +14,7 @@
 namespace heddle::cuda {
 
 struct LocalDeviceOptions {
-  std::chrono::milliseconds timeout{120000};          // of one wait in a kernel; then `timeout`, naming the rank that is missing
+  std::chrono::milliseconds timeout = kCollectiveTimeout;  // of one wait in a kernel; then `timeout`, naming the rank that is missing
 };
 
 // What the ranks share.
@@ -80,9 +80,11 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
   bool lockstep_ = false;
 };
 
-// As create_local of device_communicator.h, with options for tests.
+// Among threads of this process, on any devices that can reach each other's memory, several ranks on one device included. `host` are
+// the ranks' communicators of host memory, for exchange, barrier and abort (shared with `large`). `large`: for messages beyond what own
+// kernels do best; may be empty (then own kernels do all).
 std::vector<std::unique_ptr<DeviceCommunicator>> create_local(std::vector<std::shared_ptr<Communicator>> host,
                                                               std::vector<std::unique_ptr<DeviceCommunicator>> large,
-                                                              const LocalDeviceOptions& options);
+                                                              const LocalDeviceOptions& options = {});
 
 }  // namespace heddle::cuda

@@ -3,6 +3,7 @@
 #include <future>
 
 #include "factory.h"
+#include "rank_fixture.h"
 #include "test.h"
 
 namespace heddle::test {
@@ -58,6 +59,25 @@ HEDDLE_TEST(factory_opens_cpu_ranks_that_hold_tensors) {
     }
     group->close();
   }
+}
+
+// Only one of two ranks is asked to run: the other never comes to its all-reduce.
+HEDDLE_TEST(factory_ranks_wait_for_each_other_as_long_as_the_group_says) {
+  GroupOptions options;
+  options.size = 2;
+  options.collective_timeout = std::chrono::milliseconds(20);
+  std::promise<Completion> ran;
+  const auto [group, placement] = open_group(options, 1, [&](Completion&& completion) {
+    if (completion.ticket == 3) ran.set_value(std::move(completion));
+  });
+  group->submit(2, Message(sum_program()));
+  group->submit_to(3, 0, Message(RunProgram{kProgram, step_of(1)}));
+  const Completion completion = ran.get_future().get();
+  group->close();
+  if (!check(completion.failure.has_value(), "a failure")) return;
+  const std::string& text = completion.failure->message;
+  check(completion.failure->code == ErrorCode::timeout, "expected timeout, got ", text);
+  check(text.find("20 ms") != std::string::npos && text.find("never reached") != std::string::npos && text.find("rank 1") != std::string::npos, "the time and the rank in: ", text);
 }
 
 }  // namespace heddle::test

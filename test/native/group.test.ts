@@ -1,7 +1,7 @@
 // Groups and tensors through lib/: options, errors with a code and the caller's stack, two groups side by side, memory.
 import { HeddleError } from '../../lib/errors'
 import { openGroup, type Group, type OpenGroupOptions } from '../../lib/group'
-import { cpuInfo, nativeVersion } from '../../lib/native'
+import { cpuInfo, NativeGroup, nativeVersion } from '../../lib/native'
 import { expectedRows, programSpec, stepOf, weight, weightSpecs } from '../support/tiny-program'
 
 const rows = [[1, 2], [3, 4]]
@@ -40,10 +40,20 @@ describe('openGroup', () => {
     ['too few devices', { size: 2, devices: [0] }, 'invalid_argument'],
     ['a device that is no number', { size: 1, devices: ['0'] }, 'invalid_argument'],
     ['an unknown communicator', { size: 1, communicator: 'mpi' }, 'invalid_argument'],
+    ['no time for a collective', { size: 2, collectiveTimeoutMs: 0 }, 'invalid_argument'],
+    ['a time that is no number', { size: 2, collectiveTimeoutMs: '1 s' }, 'invalid_argument'],
+    ['a time beyond 24 days', { size: 2, collectiveTimeoutMs: 2 ** 31 }, 'invalid_argument'],
     ['NCCL on the CPU', { size: 1, device: 'cpu', communicator: 'nccl' }, 'invalid_argument'],
     ['ranks as processes', { size: 1, host: 'process' }, 'unavailable'],
   ])('refuses %s', async (_, options, code) => {
     expect(await failure(openGroup(options as OpenGroupOptions))).toMatchObject({ code, message: expect.stringContaining('openGroup') })
+  })
+
+  test('the addon is told the time for a collective', async () => {
+    const open = (collectiveTimeoutMs: number): Promise<NativeGroup> =>
+      NativeGroup.open({ size: 2, device: 'cpu', dtype: 'float32', collectiveTimeoutMs })
+    expect(await failure(open(0))).toMatchObject({ code: 'invalid_argument', message: expect.stringContaining('openGroup: collectiveTimeoutMs') })
+    await (await open(60_000)).close()
   })
 
   test('info says what the ranks are, and why', async () => {

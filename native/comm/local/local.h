@@ -10,7 +10,7 @@
 namespace heddle::comm {
 
 struct LocalOptions {
-  std::chrono::milliseconds timeout{120000};          // of one wait; then `timeout`, naming the ranks that are missing
+  std::chrono::milliseconds timeout = kCollectiveTimeout;  // of one wait; then `timeout`, naming the ranks that are missing
 };
 
 // One communicator per rank, in rank order. They share what they need: any of them may be destroyed first.

@@ -63,7 +63,8 @@ HEDDLE_TEST(entry_gives_its_table_or_the_reason_to_its_own_build) {
   BackendInfo info;
   std::string text;
   check(answer.functions->describe(false, info, text) == 0, "describe: ", text);
-  check(!info.devices.empty() && info.libraries.size() == 1 && !info.libraries[0].path.empty(), "a GPU, and cuBLASLt with its file");
+  check(!info.devices.empty() && info.libraries.size() == 2 && !info.libraries[0].path.empty(), "a GPU, cuBLASLt with its file, and cuDNN");
+  check(info.libraries[1].name == "cuDNN" && info.libraries[1].path.empty() == !info.libraries[1].problem.empty(), "cuDNN, or why not");
   DeviceMemory memory;
   check(answer.functions->memory(0, memory, text) == 0 && memory.free_bytes > 0 && memory.free_bytes <= memory.total_bytes, "memory: ", text);
   const int wrong = answer.functions->memory(static_cast<int>(info.devices.size()), memory, text);
