@@ -128,11 +128,10 @@ std::string describe_gpu(const Nvml& nvml, unsigned index) {
     if (nvml.link_state(gpu, link, &state) != kSuccess || state != kLinkIsUp) continue;
     unsigned version = 0;
     if (nvml.link_version(gpu, link, &version) != kSuccess) version = 0;
-    if (!links.empty()) links.push_back(',');
-    links.append("{\"megabytesPerSecond\":").append(std::to_string(speed_of(nvml, gpu, link)));
+    links.append(links.empty() ? "" : ",").append("{\"megabytesPerSecond\":").append(std::to_string(speed_of(nvml, gpu, link)));
     links.append(",\"version\":").append(std::to_string(version)).append("}");
   }
-  return "{\"name\":" + quoted(name) + ",\"links\":[" + links + "]}";
+  return std::string("{\"name\":").append(quoted(name)).append(",\"links\":[").append(links).append("]}");
 }
 
 std::string describe_gpus() {
@@ -141,9 +140,9 @@ std::string describe_gpus() {
   unsigned count = 0;
   expect(nvml, nvml.gpu_count(&count), "counting GPUs");
   std::string gpus;
-  for (unsigned index = 0; index < count; ++index) gpus += (gpus.empty() ? "" : ",") + describe_gpu(nvml, index);
+  for (unsigned index = 0; index < count; ++index) gpus.append(index ? "," : "").append(describe_gpu(nvml, index));
   nvml.shutdown();
-  return "{\"gpus\":[" + gpus + "]}";
+  return std::string("{\"gpus\":[").append(gpus).append("]}");
 }
 
 }  // namespace
@@ -154,7 +153,7 @@ int main() {
     try {
       answer = describe_gpus();
     } catch (const std::exception& error) {
-      answer = "{\"error\":" + quoted(error.what()) + "}";
+      answer = std::string("{\"error\":").append(quoted(error.what())).append("}");
     }
     std::puts(answer.c_str());
     std::fflush(stdout);
