@@ -1,7 +1,7 @@
 // Every case of the bench, in the order in which they run.
 import { type Case } from '../support/case'
-import { allReduce } from './all-reduce'
 import { boundary } from './boundary'
+import { allGather, allReduce, reduceScatter, sendReceive } from './collectives'
 import { decode } from './decode'
 import { gemm } from './gemm'
 import { generate } from './generate'
@@ -11,7 +11,7 @@ import { load } from './load'
 import { peers } from './peers'
 import { prefill } from './prefill'
 
-export const defaultCases: Case[] = [decode, prefill, generate, allReduce, gemm, layers, boundary, load, peers]
+export const defaultCases: Case[] = [decode, prefill, generate, allReduce, allGather, reduceScatter, sendReceive, gemm, layers, boundary, load, peers]
 
 // Only when it is named: it needs a GPU, and as it stands a checkpoint of 16 GB.
 export const allCases: Case[] = [...defaultCases, gpu]

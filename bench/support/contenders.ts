@@ -167,9 +167,10 @@ function peersFolder(): string {
   return process.env.HEDDLE_PEERS ?? join(homedir(), '.cache', 'heddle-peers')
 }
 
-function peerPython(): string {
+/** Throws MissingPeer, naming what needs it. */
+export function peerPython(peer = 'transformers'): string {
   const python = join(peersFolder(), 'python', 'bin', 'python')
-  if (!existsSync(python)) throw missing('transformers', python)
+  if (!existsSync(python)) throw missing(peer, python)
   return python
 }
 

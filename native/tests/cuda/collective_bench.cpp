@@ -1,5 +1,5 @@
 // Times collectives among GPUs, one thread a rank: collective_bench <local|nccl> <ordinal,ordinal,…> [--corrupt].
-// Lines on stdin and answers: collective_question.h. Ranks that share a GPU (an ordinal given twice) tell about kernels and protocol, not
+// Lines on stdin and answers: collective_question.h; and "memory", what the first GPU's memory gives to a kernel that reads. Ranks that share a GPU (an ordinal given twice) tell about kernels and protocol, not
 // about NVLink: no byte leaves the GPU.
 #include <barrier>
 #include <cstdlib>
@@ -10,6 +10,9 @@
 #include "collective_run.h"
 #include "comm/nccl/nccl.h"
 #include "cuda/dynlib.h"
+#if !defined(HEDDLE_CUDA_EMULATED)
+#include "read_bandwidth.h"
+#endif
 #include "rank_threads.h"
 
 namespace heddle::test {
@@ -97,8 +100,22 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-int answer_lines(Bench* bench, const std::string& reason, int ranks, bool corrupt) {
+void answer_memory(int ordinal) {
+#if defined(HEDDLE_CUDA_EMULATED)
+  std::printf("{\"error\":\"expected a GPU, got the emulator, which has no bandwidth: device %d\"}\n", ordinal);
+#else
+  std::printf("{\"gigabytesPerSecond\":%.1f}\n", read_bandwidth(cuda::Device(ordinal)) / 1e9);
+#endif
+  std::fflush(stdout);
+}
+
+int answer_lines(Bench* bench, const std::string& reason, const std::vector<int>& ordinals, bool corrupt) {
+  const auto ranks = static_cast<int>(ordinals.size());
   for (std::string line; std::getline(std::cin, line);) {
+    if (line == "memory") {
+      answer_memory(ordinals.front());
+      continue;
+    }
     std::string trouble;
     Question asked = parse_question(line, ranks, trouble);
     asked.corrupt = corrupt;
@@ -112,14 +129,14 @@ int run(const std::string& name, const std::vector<int>& ordinals, bool corrupt)
   const auto ranks = static_cast<int>(ordinals.size());
   if (name == "local") {
     Bench bench(local_communicators(ranks), ordinals);
-    return answer_lines(&bench, "", ranks, corrupt);
+    return answer_lines(&bench, "", ordinals, corrupt);
   }
   const char* folders = std::getenv("HEDDLE_CUDA_LIB_PATH");
   std::string text;
   const auto table = cuda::load_nccl(split(folders ? folders : "", ':'), text);
-  if (!table) return answer_lines(nullptr, "NCCL: " + text, ranks, corrupt);
+  if (!table) return answer_lines(nullptr, "NCCL: " + text, ordinals, corrupt);
   Bench bench(comm::create_nccl(*table, host_communicators(ranks)), ordinals);
-  return answer_lines(&bench, "", ranks, corrupt);
+  return answer_lines(&bench, "", ordinals, corrupt);
 }
 
 }  // namespace
