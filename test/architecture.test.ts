@@ -33,7 +33,7 @@ describe('the dependency rules hold', () => {
   test('in lib/', () => { expect(checkLibrary(library)).toEqual([]) })
   test('in native/', () => { expect(checkNative(native)).toEqual([]) })
   test('in bench/', () => { expect(checkBench(bench)).toEqual([]) })
-  test('in test/unit, which needs no addon', () => { expect(checkUnitTests(unitTests, library)).toEqual([]) })
+  test('in test/unit, which needs no addon', () => { expect(checkUnitTests(unitTests, [...library, ...bench])).toEqual([]) })
 
   test('imports without an extension lead to a file', () => {
     const missing = library.flatMap((file) => importsOf(file)
@@ -74,6 +74,9 @@ describe('a violation is found, with file and line', () => {
     const files = [source('lib/group.ts', "import { addon } from './native'"), source('lib/native.ts', '')]
     const tests = [source('test/unit/x.test.ts', "import { Group } from '../../lib/group'")]
     expect(checkUnitTests(tests, files)).toEqual(['test/unit/x.test.ts:1: test/unit may not load lib/native.ts'])
+    const benchTests = [source('test/unit/x.test.ts', "import { sweep } from '../../bench/support/sweep'")]
+    const benchFiles = [source('bench/support/sweep.ts', "import { cudaInfo } from 'heddle'")]
+    expect(checkUnitTests(benchTests, benchFiles)).toHaveLength(1)
   })
 
   test('a bench that looks behind the public face', () => {

@@ -47,9 +47,9 @@ interface Limit {
 
 export async function sweepCollective(sweep: Sweep, options: BenchOptions, report: Reporter): Promise<void> {
   for (const ranks of options.sizes.filter((size) => size > 1)) {
-    await sweepOn('CPU', openOnCpu(ranks, report), ranks, () => memoryOfCpu(sweep, ranks), sweep, options, report)
-    const onGpus = openOnGpusFor(ranks, options, report)
+    const onGpus = openOnGpusFor(ranks, options, report) // first: where there are some, time is for them
     if (onGpus.length > 0) await sweepOn('GPUs', onGpus, ranks, () => limitsOfGpus(sweep, ranks, onGpus[0], report), sweep, options, report)
+    await sweepOn('CPU', openOnCpu(ranks, report), ranks, () => memoryOfCpu(sweep, ranks), sweep, options, report)
   }
 }
 

@@ -26,7 +26,8 @@ export interface LinkRate {
 /** Of the slowest GPU, which is what the others wait for. That every link leads to every peer, by a switch, is taken for granted. */
 export function slowestLinks(gpus: readonly GpuLinks[]): LinkRate {
   const [slowest] = gpus.map((gpu) => ({ gpu, rate: lineRate(gpu.links) })).sort((a, b) => a.rate - b.rate)
-  if (!slowest || slowest.rate === 0) return { gigabytesPerSecond: 0, about: 'no NVLink' }
+  if (!slowest || slowest.gpu.links.length === 0) return { gigabytesPerSecond: 0, about: 'no NVLink' }
+  if (slowest.rate === 0) return { gigabytesPerSecond: 0, about: `${slowest.gpu.name}: NVLink whose rate NVML does not tell` }
   const { gpu: { name, links }, rate } = slowest
   const reported = [...new Set(links.map((link) => link.megabytesPerSecond / 1000))].join(' and ')
   return { gigabytesPerSecond: rate, about: `${name}: ${links.length} links, NVML reports ${reported} GB/s each: ${rate} GB/s of data` }

@@ -116,9 +116,11 @@ export function checkBench(files: SourceFile[]): string[] {
   )
 }
 
-/** test/unit runs without the addon: nothing that it loads may load lib/native. */
+/** test/unit runs without the addon: nothing that it loads, of lib/ or of bench/, may load lib/native, or the package. */
 export function checkUnitTests(tests: SourceFile[], files: SourceFile[]): string[] {
   const graph = loadGraph([...tests, ...files])
+  const loadsPackage = (file: SourceFile) => importsOf(file).some((reference) => !reference.typeOnly && reference.target === 'heddle')
+  for (const file of [...tests, ...files].filter(loadsPackage)) graph.get(file.path)?.push('lib/native.ts')
   const loadsNative = (file: string, seen = new Set<string>()): boolean => {
     if (file === 'lib/native.ts') return true
     if (seen.has(file)) return false

@@ -2,6 +2,7 @@
 import { algorithmBandwidth, busBandwidth, busFactor, dataRate, lineRate, memoryFactor, memoryLimit, nvlsLimit, practicalShare }
   from '../../bench/support/collective-formulas'
 import { type CollectiveName } from '../../bench/support/facts'
+import { slowestLinks } from '../../bench/support/link-rate'
 
 const collectives: CollectiveName[] = ['all_reduce', 'all_gather', 'reduce_scatter', 'send_recv']
 const links = (count: number, megabytesPerSecond: number) => Array.from({ length: count }, () => ({ megabytesPerSecond }))
@@ -61,6 +62,22 @@ describe('NVLink', () => {
 
   test('the others have no limit of their own in the switch', () => {
     expect(collectives.slice(1).map((collective) => nvlsLimit(collective, 8, 450))).toEqual([undefined, undefined, undefined])
+  })
+})
+
+describe('the links of a machine', () => {
+  const gpu = (name: string, count: number, speed: number) => ({ name, links: links(count, speed).map((link) => ({ ...link, version: 6 })) })
+
+  test('the slowest GPU counts', () => {
+    const { gigabytesPerSecond, about } = slowestLinks([gpu('A', 18, 26562), gpu('B', 16, 26562)])
+    expect(gigabytesPerSecond).toBeCloseTo(400, 9)
+    expect(about).toBe('B: 16 links, NVML reports 26.562 GB/s each: 400 GB/s of data')
+  })
+
+  test('none, and none that are known', () => {
+    expect(slowestLinks([])).toEqual({ gigabytesPerSecond: 0, about: 'no NVLink' })
+    expect(slowestLinks([gpu('A', 18, 26562), gpu('B', 0, 0)])).toEqual({ gigabytesPerSecond: 0, about: 'no NVLink' })
+    expect(slowestLinks([gpu('A', 18, 0)]).about).toBe('A: NVLink whose rate NVML does not tell')
   })
 })
 
