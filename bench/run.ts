@@ -78,18 +78,41 @@ class Run {
     print(`\n${one.name}: ${one.about}${limited ? ` (${seconds.toFixed(0)} s)` : ''}`)
     const record = emptyRecord(one.name, one.about, limited ? seconds : undefined)
     this.current = new CaseProcess(caseScript, [one.name, String(seconds), ...this.args], seconds + graceSeconds)
-    await this.current.run(record, (event) => print(eventText(event, seconds)))
+    const printer = new EventPrinter(seconds)
+    await this.current.run(record, (event) => printer.add(event))
+    printer.end()
     if (record.error) process.stderr.write(`  ${one.name} failed: ${record.error}\n`)
     return record
   }
 }
 
-function eventText(event: CaseEvent, seconds: number): string {
+/** Prints what a case tells; what is trimmed in a row comes in one paragraph, since it may be hundreds of things. */
+class EventPrinter {
+  private trimmed: string[] = []
+
+  constructor(private readonly seconds: number) {}
+
+  add(event: CaseEvent): void {
+    if (event.kind === 'trimmed') {
+      this.trimmed.push(event.what)
+      return
+    }
+    this.end()
+    print(eventText(event))
+  }
+
+  end(): void {
+    const [count, seconds] = [this.trimmed.length, this.seconds.toFixed(0)]
+    if (count > 0) print(`  trimmed, ${count} (${seconds} s for this case; --full measures it): ${this.trimmed.join('; ')}`)
+    this.trimmed = []
+  }
+}
+
+function eventText(event: Exclude<CaseEvent, { kind: 'trimmed' }>): string {
   if (event.kind === 'result') return line(event.result)
   if (event.kind === 'table') return tableText(event.table)
   if (event.kind === 'note') return `  ${event.text}`
   if (event.kind === 'skipped') return `  skipped: ${event.what}: ${event.why}`
-  if (event.kind === 'trimmed') return `  trimmed: ${event.what} (${seconds.toFixed(0)} s for this case; --full measures it)`
   return `  error: ${event.message}`
 }
 

@@ -20,7 +20,7 @@ export function ratesBySize(run: BenchRun): Figures {
 
 function rateFigure(phase: string, rates: Known<'rate'>[]): Figure {
   const name = ({ facts }: Known<'rate'>) => rateName(facts, rates)
-  const series = grouped(rates, name).map(({ key, items }) => ({ key, items: [...items].sort((a, b) => a.facts.tp - b.facts.tp) }))
+  const series = grouped(rates, name).map(({ key, items }) => ({ key, items: onePerSize(items) }))
   const sizes = ascending(rates.map(({ facts }) => facts.tp))
   // on a linear scale the slow series would lie on the axis; on either the ideal is straight
   const medians = rates.map(({ median }) => median)
@@ -56,6 +56,11 @@ function rateFigure(phase: string, rates: Known<'rate'>[]): Figure {
       rows: series.map(({ key, items }) => ({ series: key, ...Object.fromEntries(items.map((one) => [`tp${one.facts.tp}`, one.median])) })),
     },
   }
+}
+
+// By size, upwards. What was measured again beside something else comes later, and the first series is the one to compare within.
+function onePerSize(items: Known<'rate'>[]): Known<'rate'>[] {
+  return grouped(items, ({ facts }) => String(facts.tp)).map(({ items: [first] }) => first).sort((a, b) => a.facts.tp - b.facts.tp)
 }
 
 // Says only what tells the series of the chart apart.

@@ -13,7 +13,7 @@ import { rooflines } from './roofline'
 
 export type Block =
   | { kind: 'text'; text: string; tone?: 'bad' }
-  | { kind: 'list'; title: string; items: string[] }
+  | { kind: 'list'; title: string; items: string[]; folded: boolean }
   | { kind: 'table'; table: Table; folded: boolean }
   | { kind: 'figure'; figure: Figure }
 
@@ -34,6 +34,7 @@ export interface Report {
 
 export const notMet = 'NOT met'
 const longTable = 30 // rows; longer ones start folded
+const longList = 8
 
 export function makeReport(run: BenchRun): Report {
   return {
@@ -105,7 +106,7 @@ function charts(run: BenchRun): Section[] {
 function caseSection(record: CaseRecord): Section {
   const { name, about, seconds, budgetSeconds, error, tables, results, notes, skipped, trimmed } = record
   const budget = budgetSeconds === undefined ? '' : ` of ${duration(budgetSeconds)}`
-  const list = (title: string, items: string[]): Block[] => (items.length > 0 ? [{ kind: 'list', title, items }] : [])
+  const list = (title: string, items: string[]): Block[] => (items.length > 0 ? [{ kind: 'list', title, items, folded: items.length > longList }] : [])
   return {
     id: `case-${slug(name)}`,
     title: `Case ${name}`,

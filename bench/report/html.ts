@@ -62,7 +62,10 @@ function drawFigure({ id, title, caption, chart, table }: Figure): string {
 
 function block(one: Exclude<Block, { kind: 'figure' }>, heading: string): string {
   if (one.kind === 'text') return element('p', { class: one.tone }, escaped(one.text))
-  if (one.kind === 'list') return `<h4>${escaped(one.title)}</h4><ul>${one.items.map((item) => `<li>${escaped(item)}</li>`).join('')}</ul>`
+  if (one.kind === 'list') {
+    const items = `<ul>${one.items.map((item) => `<li>${escaped(item)}</li>`).join('')}</ul>`
+    return one.folded ? folded(`${one.title}: ${one.items.length}`, items) : `<h4>${escaped(one.title)}</h4>${items}`
+  }
   const { title, rows } = one.table
   const markup = tableMarkup(one.table, title === heading ? '' : `<caption>${escaped(title)}</caption>`)
   return one.folded ? folded(`${title}: ${rows.length} rows`, markup) : markup

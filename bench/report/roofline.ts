@@ -62,7 +62,7 @@ function guides({ arithmetic, memory }: Ceilings, gemms: Known<'gemm'>[], diviso
   const intensities = gemms.map(({ facts }) => facts.intensity)
   const ridge = arithmetic && memory && arithmetic / memory
   const first = Math.min(...intensities, ridge ?? Infinity)
-  const last = Math.max(...intensities, ridge ?? 0)
+  const last = Math.max(...intensities, 4 * (ridge ?? 0)) // so far that the flat part can be seen
   return [
     ...(arithmetic ? [{ y: () => arithmetic / divisor, xs: [ridge ?? first, last], label: 'arithmetic ceiling', inside: true }] : []),
     ...(memory ? [{ y: (x: number) => (x * memory) / divisor, xs: [first, ridge ?? last] }] : []),

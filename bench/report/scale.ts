@@ -12,7 +12,7 @@ export interface Axis {
   include?: number[]
   /** How a tick is written; plain numbers where absent. */
   text?: (value: number) => string
-  /** Ticks here and nowhere else. */
+  /** Ticks here and nowhere else; a linear axis then holds these and need not hold 0. */
   only?: number[]
 }
 
@@ -29,6 +29,7 @@ export function makeScale(axis: Axis, values: readonly number[], from: number, t
 }
 
 function linear(axis: Axis, values: readonly number[], from: number, to: number): Scale {
+  if (axis.only) return among(axis, axis.only, values, from, to)
   const lowest = Math.min(0, ...values)
   const highest = Math.max(0, ...values)
   const step = niceStep((highest - lowest || 1) / 5)
@@ -36,8 +37,15 @@ function linear(axis: Axis, values: readonly number[], from: number, to: number)
   const last = Math.max(first + 1, Math.ceil(highest / step - 1e-9))
   const at = (value: number) => from + ((value / step - first) / (last - first)) * (to - from)
   const steps = Array.from({ length: last - first + 1 }, (_, i) => clean((first + i) * step))
-  const ticks = (axis.only ?? steps).map((value) => ({ value, text: (axis.text ?? plain)(value) }))
-  return { at, domain: [first * step, last * step], ticks }
+  return { at, domain: [first * step, last * step], ticks: steps.map((value) => ({ value, text: (axis.text ?? plain)(value) })) }
+}
+
+function among(axis: Axis, only: number[], values: readonly number[], from: number, to: number): Scale {
+  const [low, high] = [Math.min(...only, ...values), Math.max(...only, ...values)]
+  const more = 0.08 * (high - low) || 1
+  const domain: [number, number] = [low - more, high + more]
+  const at = (value: number) => from + ((value - domain[0]) / (domain[1] - domain[0])) * (to - from)
+  return { at, domain, ticks: only.map((value) => ({ value, text: (axis.text ?? plain)(value) })) }
 }
 
 function logarithmic(axis: Axis, values: readonly number[], from: number, to: number): Scale {
