@@ -1,9 +1,9 @@
 // Peers: the same synthetic checkpoint, the same number of threads, in alternation: heddle, transformers (eager, compiled, and its own tensor
-// parallelism), node-llama-cpp (bfloat16 and q8_0). A ratio is taken pair by pair within a round. A missing peer is reported, the others run.
+// parallelism), node-llama-cpp (bfloat16 and q8_0), transformers.js (float32). A ratio is taken pair by pair within a round. A missing peer is reported, the others run.
 // HEDDLE_CPU_ISA=avx2 or avx512 holds heddle and node-llama-cpp to the same instructions.
 import { alternate, goalsApply, type Case, type Reporter } from '../support/case'
 import {
-  openHeddle, openLlamaCpp, openTransformers, openTransformersRanks, type Contender, type GgufKind, type HeddleContender,
+  openHeddle, openLlamaCpp, openTransformers, openTransformersJs, openTransformersRanks, type Contender, type GgufKind, type HeddleContender,
 } from '../support/contenders'
 import { type BenchOptions } from '../support/options'
 import { randomIds } from '../support/random'
@@ -61,7 +61,6 @@ async function openAll(opened: Contender[], options: BenchOptions, report: Repor
       report.skip(name, (error as Error).message)
     }
   }
-  report.skip('transformers.js', 'it runs ONNX models alone, and no converter of this checkpoint to ONNX is installed with the peers')
   return ways
 }
 
@@ -82,10 +81,18 @@ function openersOf(heddle: HeddleContender, folder: string, threads: number, opt
   }
   const llamas = { 'node-llama-cpp': llama('bf16'), 'node-llama-cpp q8_0': llama('q8_0') }
   if (process.env.HEDDLE_CPU_ISA) {
-    report.skip('transformers', `torch is not held to ${isa}: its bfloat16 products have no kernels of their own below AVX-512 BF16`)
+    report.skip('transformers, transformers.js', `only node-llama-cpp is held to ${isa} here`)
     return llamas
   }
-  return { transformers: () => transformersWays(folder, threads, goals, report), 'transformers tp': () => transformersRanks(folder, threads, goals), ...llamas }
+  return {
+    transformers: () => transformersWays(folder, threads, goals, report),
+    'transformers tp': () => transformersRanks(folder, threads, goals),
+    ...llamas,
+    async 'transformers.js'() {
+      const contender = await openTransformersJs(folder, threads)
+      return { contender, ways: [{ name: contender.name, decodes: [contender.decode], prefill: contender.prefill }] }
+    },
+  }
 }
 
 async function transformersWays(folder: string, threads: number, goals: boolean, report: Reporter): ReturnType<Opener> {

@@ -178,6 +178,23 @@ function missing(name: string, where: string): MissingPeer {
   return new MissingPeer(`${name}: not found at ${where}; run bench/peers/install.sh`)
 }
 
+/** float32, as ONNX Runtime has no bfloat16 on CPUs: twice the bytes of the others. */
+export async function openTransformersJs(folder: string, threads: number): Promise<Contender> {
+  const home = join(peersFolder(), 'transformers-js')
+  if (!existsSync(join(home, 'node_modules', '@huggingface', 'transformers'))) throw missing('transformers.js', home)
+  const onnx = `${folder}-onnx`
+  const scripts = join(projectRoot, 'bench', 'peers', 'transformers-js')
+  if (!existsSync(onnx)) run(peerPython(), [join(scripts, 'to-onnx.py'), folder, onnx])
+  const child = new LineProcess('transformers.js', process.execPath, [join(scripts, 'run.mjs')], { env: { HEDDLE_TRANSFORMERS_JS: home } })
+  try {
+    const { version } = await child.ask<{ version: string }>({ do: 'load', folder: onnx, threads })
+    return contender(child, `${version}, float32 ONNX`)
+  } catch (error) {
+    await child.close()
+    throw error
+  }
+}
+
 // The checkpoint as GGUF, made once, beside its folder.
 function ggufOf(folder: string, kind: GgufKind): string {
   const file = kind === 'bf16' ? `${folder}.gguf` : `${folder}.${kind}.gguf`
