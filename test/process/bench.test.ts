@@ -27,7 +27,10 @@ test('decode, prefill, boundary and load run on a tiny model and write their sam
   const results = cases.flatMap((one) => one.results)
   expect(results.map(({ name }) => name)).toEqual(expect.arrayContaining(
     ['decode tp=1', 'decode tp=2 / tp=1', 'prefill 32 tp=2', 'decode step, streamed tp=1', 'load tp=2 cached']))
-  for (const { name, median, samples } of results) expect({ name, fine: median > 0 && samples.every((value) => value > 0) }).toEqual({ name, fine: true })
+  const mayBeNone = /event-loop delay|attention of the step/    // a difference, and a delay that rounds to nothing
+  for (const { name, median, samples } of results.filter((result) => !mayBeNone.test(result.name))) {
+    expect({ name, fine: median > 0 && samples.every((value) => value > 0) }).toEqual({ name, fine: true })
+  }
 }, 15 * minutes)
 
 test('wrong usage is said with what would be right, and ends with 2', () => {
