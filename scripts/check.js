@@ -8,6 +8,7 @@ process.env.HEDDLE_WERROR = '1'
 const steps = [
   ['scripts/test.js'],
   ['scripts/native-tests.js', 'address,undefined'],
+  ['scripts/fuzz.js'],
   ['scripts/native-tests.js', 'address,undefined', '--emulated'],
   ['scripts/native-tests.js', 'thread'],
   ['scripts/native-tests.js', 'thread', '--emulated'],

@@ -142,6 +142,6 @@ function isTextPair(value: unknown): boolean {
   return Array.isArray(value) && value.length === 2 && typeof value[0] === 'string' && typeof value[1] === 'string'
 }
 
-function isTokenId(value: unknown): value is number {
+export function isTokenId(value: unknown): value is number {
   return Number.isInteger(value) && (value as number) >= 0 && (value as number) < maxTokenId
 }

@@ -7,7 +7,7 @@ import { chatTemplateOf, specialTokensOf } from './chat-template'
 import type { ChatTemplate, ChatTemplateOptions, Message } from './chat-template'
 import { createStreamDecoder } from './stream-decoder'
 import type { StreamDecoder } from './stream-decoder'
-import { corruptFile, readTokenizerFiles } from './tokenizer-files'
+import { corruptFile, isTokenId, readTokenizerFiles } from './tokenizer-files'
 import type { TokenizerFiles } from './tokenizer-files'
 import { wordSplitterFor } from './word-splitter'
 
@@ -96,8 +96,8 @@ class FileTokenizer implements Tokenizer {
 
   encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
     if (typeof text !== 'string') throw invalidArgument('Tokenizer.encode', 'a text', text)
-    const { ids } = this.library.encode(text, { add_special_tokens: addSpecialTokens })
-    if (ids.every((id) => id !== undefined)) return ids
+    const { ids } = this.guarded(() => this.library.encode(text, { add_special_tokens: addSpecialTokens }))
+    if (ids.every(isTokenId)) return ids
     throw corruptFile(this.file, 'a token that it adds to the text, or its unknown token, is not in its vocabulary')
   }
 
@@ -141,7 +141,16 @@ class FileTokenizer implements Tokenizer {
   // The clean-up would take spaces out of the text ("a , b"), and it looks at neighbours, which a stream cannot.
   private textOf(ids: readonly number[]): string {
     if (ids.length === 0) return ''
-    return this.library.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false })
+    return this.guarded(() => this.library.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false }))
+  }
+
+  /** The library believes its files: what is wrong in the depths of one shows only when a text comes by. */
+  private guarded<T>(call: () => T): T {
+    try {
+      return call()
+    } catch (cause) {
+      throw corruptFile(this.file, `expected a tokenizer as the tokenizers library writes it: ${messageOf(cause)}`, cause)
+    }
   }
 
   private idsOf(tokens: string[]): number[] {

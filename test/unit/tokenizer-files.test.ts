@@ -248,6 +248,23 @@ test('a begin token that is not in the vocabulary is corrupt_file when it would 
   expect(tokenizer.encode('the', { addSpecialTokens: false })).toHaveLength(1)
 })
 
+// found by test/fuzz
+test.each([
+  ['a behaviour that is a list', (it: any) => { it.pre_tokenizer = { type: 'Split', pattern: { String: ' ' }, behavior: ['Isolated'], invert: false } }],
+  ['a template that holds a number', (it: any) => { it.post_processor.single = [0.5] }],
+  ['an id that is true', (it: any) => { it.post_processor.single[0].SpecialToken.id = '<s>'; it.model.unk_token = true; it.model.byte_fallback = false }]
+])('%s shows when a text comes by: corrupt_file, or ids', async (_, change) => {
+  const tokenizer = await AutoTokenizer.fromPretrained(folderWith({ 'tokenizer.json': changed(change) })).catch((error) => {
+    expect(error).toMatchObject({ name: 'HeddleError' })
+  })
+  if (!tokenizer) return
+  try {
+    expect(tokenizer.encode('the loom\u00e9 %').every(Number.isInteger)).toBe(true)
+  } catch (error) {
+    expect(error).toMatchObject({ name: 'HeddleError', code: 'corrupt_file' })
+  }
+})
+
 test('any damage to a file gives a tokenizer or a HeddleError', async () => {
   const original = JSON.stringify(llama2StyleTokenizer())
   const random = randomNumbers(11)
