@@ -34,7 +34,7 @@ export interface TensorSpec {
 
 export type Op =
   | 'input' | 'embed' | 'linear' | 'addBias' | 'add' | 'allReduce' | 'allGather' | 'slice' | 'rmsNorm' | 'layerNorm' | 'gated'
-  | 'activation' | 'attention' | 'lastRows' | 'sample' | 'output'
+  | 'activation' | 'route' | 'experts' | 'attention' | 'lastRows' | 'sample' | 'output'
 
 export type Attribute = number | boolean | string | number[]
 

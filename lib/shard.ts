@@ -64,6 +64,17 @@ export function splitEvenly(where: string, dimension: string, value: number, siz
   return Array.from({ length: size }, (_, rank) => ({ start: rank * (value / size), end: (rank + 1) * (value / size) }))
 }
 
+/** Contiguous parts, none empty, whose lengths differ by one at most. */
+export function splitBalanced(where: string, dimension: string, value: number, size: number): Range[] {
+  if (value < size) {
+    throw new HeddleError('invalid_argument', `${where}: expected ${dimension} of at least the group size ${size}, got ${value}`, {
+      details: { dimension, value, size }
+    })
+  }
+  const start = (rank: number): number => Math.floor((rank * value) / size)
+  return Array.from({ length: size }, (_, rank) => ({ start: start(rank), end: start(rank + 1) }))
+}
+
 /** Parts of ceil(value / size) elements; the last ranks hold fewer, or none, of the real ones and are padded to the common length. */
 export function splitPadded(value: number, size: number): { ranges: Range[]; localLength: number } {
   const localLength = Math.ceil(value / size)

@@ -32,6 +32,17 @@ export interface AttentionInputs {
   normEps: number
 }
 
+export interface ExpertsInputs {
+  /** on each rank, expert after expert: rows of the gate, then rows of up */
+  gateUp: Tensor
+  /** on each rank, expert after expert, [width of the values, columns] */
+  down: Tensor
+  kind: ActivationKind
+  /** per rank: the number of the first expert that it holds */
+  firstExperts: readonly number[]
+  expertsPerToken: number
+}
+
 interface NodeInit {
   inputs?: Value[]
   tensors?: (Tensor | CacheRequest | undefined)[]
@@ -142,6 +153,31 @@ export class Value {
   gated(kind: ActivationKind): Value {
     this.#expect('gated', 'replicated', 'sharded')
     return this.#node('gated', { attributes: { kind }, widths: this.widths.map((width) => width / 2) })
+  }
+
+  /**
+   * Of router logits, one for each expert: softmax, of which the largest `expertsPerToken` remain (the lower expert at a tie), and the
+   * others become 0; with `normalized`, those that remain add up to one.
+   */
+  route(expertsPerToken: number, normalized: boolean): Value {
+    this.#expect('route', 'replicated')
+    return this.#node('route', { attributes: { expertsPerToken, normalized } })
+  }
+
+  /** The sum over the experts whose weight in `routing` is not 0 of that weight times `down(kind(gate(x)) * up(x))`: a partial sum. */
+  experts(routing: Value, { gateUp, down, kind, firstExperts, expertsPerToken }: ExpertsInputs): Value {
+    this.#expect('experts', 'replicated')
+    routing.#expect('experts', 'replicated')
+    this.#expectWidths(
+      'experts',
+      this.recorder.ranks.map((rank) => gateUp.width(rank))
+    )
+    return this.#node('experts', {
+      inputs: [this, routing],
+      tensors: [gateUp, down],
+      attributes: { kind, firstExpert: new PerRank(firstExperts), expertsPerToken },
+      layout: 'partial'
+    })
   }
 
   /** Rotary embedding, cache append and attention over `queries | keys | values`; `[tokens, headCount * headDim]` on each rank. */

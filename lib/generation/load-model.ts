@@ -1,6 +1,6 @@
 // From a model folder to ranks that hold it: configuration, checks, memory, weights, programs, in that order.
 // Rule: what can be refused is refused before a weight is read, and whatever fails leaves nothing behind.
-import { checkOptions, checkPositive } from '../checks'
+import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import { cudaMemory, dtypes, maxGroupSize, openGroup } from '../group'
 import type { Group, OpenGroupOptions } from '../group'
@@ -29,6 +29,8 @@ export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'de
   tpSize?: number
   /** how the weights are split; only `auto` for now */
   tpPlan?: 'auto'
+  /** of a mixture of experts: whole experts on each rank, in place of a part of every expert. Default false */
+  expertParallel?: boolean
   /** of weights and compute; `auto` is the checkpoint's own, `float32` keeps its weights as they are and computes in float32 */
   dtype?: 'auto' | DType
   /** cached tokens over all sequences; default: several contexts while they are small, bounded by memory */
@@ -54,7 +56,8 @@ export interface LoadedModel {
 
 const where = 'AutoModelForCausalLM.fromPretrained'
 const groupOptions = ['device', 'devices', 'host', 'communicator', 'collectiveTimeoutMs'] as const
-const knownOptions = ['tpSize', 'tpPlan', 'dtype', ...groupOptions, 'maxTokens', 'gpuMemoryUtilization', 'revision', 'onProgress', 'signal']
+const ownOptions = ['tpSize', 'tpPlan', 'expertParallel', 'dtype', 'maxTokens', 'gpuMemoryUtilization', 'revision', 'onProgress', 'signal']
+const knownOptions = [...ownOptions, ...groupOptions]
 
 export async function loadModel(nameOrFolder: string, options: PretrainedOptions): Promise<LoadedModel> {
   checkArguments(nameOrFolder, options)
@@ -62,7 +65,7 @@ export async function loadModel(nameOrFolder: string, options: PretrainedOptions
   throwIfAborted(signal)
   const folder = await modelFolder(nameOrFolder, { ...(revision !== undefined && { revision }), ...(onProgress && { onProgress }), ...(signal && { signal }) })
   const config = await readModelConfig(folder)
-  checkSize(config, tpSize)
+  checkSize(config, tpSize, options)
   const generationConfig = await readGenerationConfig(folder)
   const checkpoint = await Checkpoint.open(folder)
   const tokenizer = (await hasTokenizer(folder)) ? await AutoTokenizer.fromPretrained(folder) : undefined
@@ -83,7 +86,7 @@ async function startRanks(
   const closeGroup = (): void => void group.close() // ends a load that is under way
   signal?.addEventListener('abort', closeGroup, { once: true })
   try {
-    const decoder = new Decoder(group, config)
+    const decoder = new Decoder(group, config, options)
     decoder.check(checkpoint)
     const cacheTokens = group.device === 'cuda' ? planGpuCache(decoder, checkpoint, options) : planCache(decoder, checkpoint, options)
     await decoder.load(checkpoint, options)
@@ -141,6 +144,7 @@ function checkArguments(folder: unknown, options: PretrainedOptions): void {
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
   if (typeof tpPlan === 'object') throw new HeddleError('unavailable', `${where}: a tpPlan by module is not in this build yet, use 'auto'`)
   if (tpPlan !== 'auto') throw invalidArgument(`${where}: tpPlan`, "'auto'", tpPlan)
+  checkFlags(where, { expertParallel: options.expertParallel })
   if (dtype !== 'auto' && !dtypes.includes(dtype))
     throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
   if (maxTokens !== undefined) checkPositive(where, { maxTokens })

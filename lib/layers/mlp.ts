@@ -21,6 +21,11 @@ export interface MLPOptions extends LayerOptions {
   bias?: boolean
 }
 
+export function checkActivation(where: string, activation: ActivationKind): void {
+  if (activationKinds.includes(activation)) return
+  throw new HeddleError('invalid_argument', `${where}: expected activation ${activationKinds.join(' | ')}, got ${String(activation)}`)
+}
+
 /**
  * `load`: `gate_proj.weight`, `up_proj.weight` [intermediateSize, hiddenSize] and `down_proj.weight` [hiddenSize, intermediateSize], or
  * not gated `fc1.weight` and `fc2.weight`; with `bias` also `….bias`. Throws `invalid_argument` where intermediateSize does not divide.
@@ -37,9 +42,7 @@ export class TPMLP extends Layer {
     const { hiddenSize, intermediateSize, activation = 'silu', gated = true, bias = false, strict } = options
     checkFlags('TPMLP', { gated, bias, strict })
     checkPositive('TPMLP', { hiddenSize, intermediateSize })
-    if (!activationKinds.includes(activation)) {
-      throw new HeddleError('invalid_argument', `TPMLP: expected activation ${activationKinds.join(' | ')}, got ${String(activation)}`)
-    }
+    checkActivation('TPMLP', activation)
     this.gated = gated
     this.activation = activation
     const ranges = splitEvenly('TPMLP', 'intermediateSize', intermediateSize, group.size)

@@ -7,6 +7,7 @@ import { TPAttention } from '../layers/attention'
 import { ParallelLMHead, VocabParallelEmbedding } from '../layers/embedding'
 import type { Layer } from '../layers/layer'
 import { TPMLP } from '../layers/mlp'
+import { TPMoE } from '../layers/moe'
 import { LayerNorm, RMSNorm } from '../layers/norm'
 import { RotaryEmbedding } from '../layers/rotary-embedding'
 import type { Recorder } from '../program'
@@ -29,7 +30,7 @@ interface Block {
   /** of what attention gives, before it is added */
   attentionOutputNorm?: Norm
   mlpNorm: Norm
-  mlp: TPMLP
+  mlp: TPMLP | TPMoE
   mlpOutputNorm?: Norm
 }
 
@@ -46,6 +47,11 @@ export interface LoadOptions {
   signal?: AbortSignal
 }
 
+export interface DecoderOptions {
+  /** whole experts on each rank, in place of a part of every expert */
+  expertParallel?: boolean
+}
+
 export class Decoder {
   readonly embedding: VocabParallelEmbedding
   readonly head: ParallelLMHead
@@ -58,9 +64,10 @@ export class Decoder {
   /** Makes the layers, no memory yet but the rotary tables. Throws `invalid_argument` as `checkSize` does. */
   constructor(
     readonly group: Group,
-    readonly config: ModelConfig
+    readonly config: ModelConfig,
+    private readonly options: DecoderOptions = {}
   ) {
-    checkSize(config, group.size)
+    checkSize(config, group.size, options)
     const { hiddenSize, vocabSize, maxPositionEmbeddings, scaledEmbedding, tieWordEmbeddings } = config
     this.#names = familyNamed(config.modelType).tensors
     // rounded as the product with a table in that type is
@@ -73,14 +80,13 @@ export class Decoder {
   }
 
   #block(layer: LayerConfig): Block {
-    const { hiddenSize, intermediateSize, activation, gatedMLP, mlpBias } = this.config
     const { attentionOutputNorm, mlpOutputNorm } = this.#names
     return {
       attentionNorm: this.#newNorm(),
       attention: this.#attention(layer),
       ...(attentionOutputNorm && { attentionOutputNorm: this.#newNorm() }),
       mlpNorm: this.#newNorm(),
-      mlp: new TPMLP(this.group, { hiddenSize, intermediateSize, activation, gated: gatedMLP, bias: mlpBias }),
+      mlp: this.#mlp(layer),
       ...(mlpOutputNorm && { mlpOutputNorm: this.#newNorm() })
     }
   }
@@ -99,6 +105,13 @@ export class Decoder {
       ...(slidingWindow !== undefined && { slidingWindow }),
       ...(attentionScale !== undefined && { scale: attentionScale })
     })
+  }
+
+  #mlp({ sparse }: LayerConfig): TPMLP | TPMoE {
+    const { hiddenSize, intermediateSize, activation, gatedMLP, mlpBias, experts } = this.config
+    const { expertParallel = false } = this.options
+    if (sparse) return new TPMoE(this.group, { hiddenSize, activation, ...experts!, expertParallel })
+    return new TPMLP(this.group, { hiddenSize, intermediateSize, activation, gated: gatedMLP, bias: mlpBias })
   }
 
   #newNorm(): Norm {
@@ -197,6 +210,11 @@ export class Decoder {
     ]
   }
 
+  #mlpModules({ mlp }: Block): readonly string[] {
+    const { mlp: name, experts = [name] } = this.#names
+    return mlp instanceof TPMoE ? experts : [name]
+  }
+
   #blockLayers(block: Block, prefix: string): PlacedLayer[] {
     const names = this.#names
     const { transposed = false } = names
@@ -206,7 +224,7 @@ export class Decoder {
       { layer: block.attention, modules: [prefix + names.attention], transposed },
       ...norm(block.attentionOutputNorm, names.attentionOutputNorm),
       ...norm(block.mlpNorm, names.mlpNorm),
-      { layer: block.mlp, modules: [prefix + names.mlp], transposed },
+      { layer: block.mlp, modules: this.#mlpModules(block).map((name) => prefix + name), transposed },
       ...norm(block.mlpOutputNorm, names.mlpOutputNorm)
     ]
   }
@@ -214,14 +232,19 @@ export class Decoder {
 
 const placed = (layer: Layer, module: string): PlacedLayer => ({ layer, modules: [module], transposed: false })
 
-/** Throws `invalid_argument` with the valid sizes for a size that does not split the heads or the width of the MLP evenly. */
-export function checkSize({ headCount, intermediateSize }: Pick<ModelConfig, 'headCount' | 'intermediateSize'>, tpSize: number): void {
-  const sizes = validSizes(headCount, intermediateSize)
-  for (const [dim, value] of Object.entries({ headCount, intermediateSize })) {
-    if (value % tpSize === 0) continue
-    const text = `AutoModelForCausalLM: ${dim} ${value} is not divisible by tpSize ${tpSize}; valid sizes: ${sizes.join(', ')}`
-    throw new HeddleError('invalid_argument', text, { details: { dim, value, tpSize, validSizes: sizes } })
-  }
+/** Throws `invalid_argument` with the valid sizes for a size that does not split the heads or the widths evenly. */
+export function checkSize(config: ModelConfig, tpSize: number, { expertParallel = false }: DecoderOptions = {}): void {
+  const { headCount, intermediateSize, layers, experts } = config
+  const isDense = layers.some(({ sparse }) => !sparse)
+  const widths = { headCount, ...(isDense && { intermediateSize }), ...(experts && !expertParallel && { expertWidth: experts.intermediateSize }) }
+  const most = experts && expertParallel ? experts.expertCount : Infinity
+  const sizes = validSizes(...Object.values(widths)).filter((size) => size <= most)
+  const [dim, value] = Object.entries(widths).find(([, width]) => width % tpSize !== 0) ?? []
+  if (dim === undefined && tpSize <= most) return
+  const what = dim === undefined ? `expertCount ${most} is less than tpSize ${tpSize}` : `${dim} ${value} is not divisible by tpSize ${tpSize}`
+  throw new HeddleError('invalid_argument', `AutoModelForCausalLM: ${what}; valid sizes: ${sizes.join(', ')}`, {
+    details: { dim: dim ?? 'expertCount', value: value ?? most, tpSize, validSizes: sizes }
+  })
 }
 
 export function throwIfAborted(signal: AbortSignal | undefined): void {

@@ -21,7 +21,7 @@ constexpr int64_t kMaxRows = 1 << 24;
 // In the order of Op.
 constexpr std::array kOpNames = {
     "input",   "embed",     "linear", "addBias",    "add",       "allReduce", "allGather", "slice",
-    "rmsNorm", "layerNorm", "gated",  "activation", "attention", "lastRows",  "sample",    "output",
+    "rmsNorm", "layerNorm", "gated",  "activation", "route", "experts", "attention", "lastRows",  "sample",    "output",
 };
 static_assert(kOpNames.size() == static_cast<size_t>(Op::output) + 1);
 

@@ -58,6 +58,17 @@ struct EmbedSpec {
   float scale = 1;                                    // factor on every row
 };
 
+struct RouteSpec {
+  int64_t experts_per_token = 0;
+  bool normalized = false;                            // the weights of a row add up to one
+};
+
+struct ExpertsSpec {
+  int64_t first_expert = 0;                           // column of the routing for the first expert of this rank
+  int64_t experts_per_token = 0;                      // weights of a row that are not 0, at most, over all ranks
+  Activation activation = Activation::silu;
+};
+
 struct SampleSpec {
   int64_t first_id = 0;                               // token id of column 0 of this rank's logits
   int64_t vocab_size = 0;                             // ids from here on are padding and never win
@@ -82,7 +93,7 @@ class Backend {
   // Makes the step's arrays resident until the next begin_step and puts sampled tokens in place of "-1 - slot".
   virtual StepView begin_step(const Step& step) = 0;
 
-  // Every y may be the same memory as x where widths agree, except for linear, slice, gated and attention.
+  // Every y may be the same memory as x where widths agree, except for linear, slice, gated, experts and attention.
   virtual void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) = 0;  // foreign ids: zero rows
   virtual void linear(View x, const Tensor& weight, View y) = 0;              // y = x · weightᵀ; weight [out, in]
   virtual void add_bias(View x, const Tensor& bias, View y) = 0;
@@ -92,6 +103,11 @@ class Backend {
   virtual void layer_norm(View x, const Tensor& weight, const Tensor* bias, float eps, View y) = 0;
   virtual void activation(View x, Activation kind, View y) = 0;
   virtual void gated(View x, Activation kind, View y) = 0;                    // x = [gate | up]; y = kind(gate) * up
+  // x: a logit for each expert; y: softmax, of which the largest stay (at a tie the first) and the others become 0.
+  virtual void route(View x, const RouteSpec& spec, View y) = 0;
+  // y = sum over this rank's experts with a weight other than 0 of weight * down · (kind(gate · x) * (up · x)). routing [rows, experts];
+  // gate_up [experts of this rank, 2 (gate, up) * inner, width of x], down [experts of this rank, width of x, inner], as matrices
+  virtual void experts(View x, View routing, const Tensor& gate_up, const Tensor& down, const ExpertsSpec& spec, View y) = 0;
   // qkv = [queries | keys | values] of the step's tokens; appends to the cache, then attends. y [tokens, headCount * headDim]
   virtual void attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec, View y) = 0;
   virtual void last_rows(const StepView& step, View x, View y) = 0;           // y[i] = x[last token of sequence i]

@@ -66,7 +66,7 @@ SampleSpec sample_spec(const Attributes& attributes, int64_t width) {
 
 size_t input_count(Op op) {
   if (op == Op::input || op == Op::embed) return 0;
-  return op == Op::add ? 2 : 1;
+  return op == Op::add || op == Op::experts ? 2 : 1;
 }
 
 void expect_vector(const Tensor& tensor, int64_t count, const char* what) {
@@ -184,6 +184,11 @@ class NodeCompiler {
         result_->activation = activation_named(attributes_.text("kind"));
         expect_width("gated", input(0).width, 2 * node_.width);
         break;
+      case Op::route:
+        result_->route = {experts_per_token(input(0).width), attributes_.integer("normalized") != 0};
+        expect_width("route", input(0).width, node_.width);
+        break;
+      case Op::experts: resolve_experts(); break;
       case Op::attention: resolve_attention(); break;
       case Op::last_rows:
         expect_width("lastRows", input(0).width, node_.width);
@@ -206,6 +211,33 @@ class NodeCompiler {
     }
     if (static_cast<int>(result_->widths.size()) != size_) invalid("allGather: expected one width for each rank");
     expect_width("allGather", sum, node_.width);
+  }
+
+  int64_t experts_per_token(int64_t experts) const {
+    const int64_t count = attributes_.integer("expertsPerToken");
+    if (count > 0 && count <= experts) return count;
+    invalid("expected expertsPerToken from 1 to " + std::to_string(experts) + ", got " + std::to_string(count));
+  }
+
+  void resolve_experts() {
+    const int64_t all = input(1).width;
+    result_->experts = {attributes_.integer("firstExpert"), experts_per_token(all), activation_named(attributes_.text("kind"))};
+    expect_width("experts", input(0).width, node_.width);
+    expect_width("experts: gateUp against its input", needed(0).width(), node_.width);
+    if (input(0).by_sequence != input(1).by_sequence) invalid("experts: one input has token rows, the other sequence rows");
+    const int64_t inner = needed(1).width();
+    const int64_t held = needed(1).rows() / node_.width;
+    const bool fits = held > 0 && inner > 0 && needed(1).rows() == held * node_.width && needed(0).rows() == held * 2 * inner;
+    if (!fits) {
+      invalid("experts: expected gateUp [experts * 2 * inner, width] and down [experts * width, inner] for width " +
+              std::to_string(node_.width) + ", got " + std::to_string(needed(0).rows()) + " rows, and " +
+              std::to_string(needed(1).rows()) + " of " + std::to_string(inner));
+    }
+    const int64_t first = result_->experts.first_expert;
+    if (first < 0 || first > all - held) {
+      invalid("experts: expected experts within the " + std::to_string(all) + " of the routing, got " + std::to_string(held) + " from " +
+              std::to_string(first));
+    }
   }
 
   void resolve_attention() {

@@ -23,6 +23,8 @@ struct CompiledNode {
   int64_t start = 0;                                  // slice
   EmbedSpec embed;
   Activation activation = Activation::silu;
+  RouteSpec route;
+  ExpertsSpec experts;
   AttentionSpec attention;
   SampleSpec sample;
   std::vector<int64_t> widths;                        // allGather

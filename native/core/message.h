@@ -41,7 +41,7 @@ struct CreateTensor {
 
 enum class Op : uint8_t {
   input, embed, linear, add_bias, add, all_reduce, all_gather, slice, rms_norm, layer_norm, gated, activation,
-  attention, last_rows, sample, output,
+  route, experts, attention, last_rows, sample, output,
 };
 
 // One operation of a recorded forward pass. Values are numbered by the node that makes them.

@@ -72,6 +72,8 @@ void NodeExecutor::execute(const CompiledNode& node, View y, const Step& step, c
     case Op::layer_norm: return backend_.layer_norm(x(0), *tensor(0), tensor(1), node.eps, y);
     case Op::activation: return backend_.activation(x(0), node.activation, y);
     case Op::gated: return backend_.gated(x(0), node.activation, y);
+    case Op::route: return backend_.route(x(0), node.route, y);
+    case Op::experts: return backend_.experts(x(0), x(1), *tensor(0), *tensor(1), node.experts, y);
     case Op::attention:
       return backend_.attention(view, x(0), {tensor(0), tensor(1), tensor(2), tensor(3)}, node.attention, y);
     case Op::last_rows: return backend_.last_rows(view, x(0), y);

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cpu/cpu_features.h"
+#include "cpu/experts.h"
 #include "cpu/memory.h"
 #include "cpu/operations.h"
 #include "cpu/sample.h"
@@ -53,6 +54,12 @@ void CpuBackend::layer_norm(View x, const Tensor& weight, const Tensor* bias, fl
 void CpuBackend::activation(View x, Activation kind, View y) { cpu::activation(x, kind, y); }
 
 void CpuBackend::gated(View x, Activation kind, View y) { cpu::gated(x, kind, y); }
+
+void CpuBackend::route(View x, const RouteSpec& spec, View y) { cpu::route(x, spec, y); }
+
+void CpuBackend::experts(View x, View routing, const Tensor& gate_up, const Tensor& down, const ExpertsSpec& spec, View y) {
+  cpu::experts({x, routing, gate_up, down, spec, y, compute_ == DType::bfloat16}, experts_scratch_, linear_scratch_);
+}
 
 void CpuBackend::attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec,
                            View y) {

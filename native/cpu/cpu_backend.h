@@ -5,6 +5,7 @@
 
 #include "core/backend.h"
 #include "cpu/attention.h"
+#include "cpu/experts.h"
 #include "cpu/linear.h"
 #include "cpu/rotary.h"
 #include "cpu/step_state.h"
@@ -34,6 +35,8 @@ class CpuBackend final : public Backend {
   void layer_norm(View x, const Tensor& weight, const Tensor* bias, float eps, View y) override;
   void activation(View x, Activation kind, View y) override;
   void gated(View x, Activation kind, View y) override;
+  void route(View x, const RouteSpec& spec, View y) override;
+  void experts(View x, View routing, const Tensor& gate_up, const Tensor& down, const ExpertsSpec& spec, View y) override;
   void attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec,
                  View y) override;
   void last_rows(const StepView& step, View x, View y) override;
@@ -47,6 +50,7 @@ class CpuBackend final : public Backend {
   RotaryCache rotary_;
   AttentionScratch attention_scratch_;
   LinearScratch linear_scratch_;
+  ExpertsScratch experts_scratch_;
 };
 
 }  // namespace heddle::cpu

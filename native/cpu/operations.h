@@ -15,6 +15,7 @@ void rms_norm(View x, const Tensor& weight, float eps, View y);
 void layer_norm(View x, const Tensor& weight, const Tensor* bias, float eps, View y);
 void activation(View x, Activation kind, View y);
 void gated(View x, Activation kind, View y);
+void route(View x, const RouteSpec& spec, View y);
 void last_rows(const StepView& step, View x, View y);
 
 }  // namespace heddle::cpu

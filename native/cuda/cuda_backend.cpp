@@ -6,6 +6,7 @@
 #include "cuda/attention.h"
 #include "cuda/attention_library.h"
 #include "cuda/device_wait.h"
+#include "cuda/experts.h"
 #include "cuda/linear.h"
 #include "cuda/linear_lt.h"
 #include "cuda/operations.h"
@@ -111,6 +112,12 @@ void CudaBackend::layer_norm(View x, const Tensor& weight, const Tensor* bias, f
 void CudaBackend::activation(View x, Activation kind, View y) { cuda::activation(device_, x, kind, y); }
 
 void CudaBackend::gated(View x, Activation kind, View y) { cuda::gated(device_, x, kind, y); }
+
+void CudaBackend::route(View x, const RouteSpec& spec, View y) { cuda::route(device_, x, spec, y); }
+
+void CudaBackend::experts(View x, View routing, const Tensor& gate_up, const Tensor& down, const ExpertsSpec& spec, View y) {
+  cuda::experts(device_, {x, routing, &gate_up, &down, &spec, y, dtype_ == DType::float32});
+}
 
 void CudaBackend::attention(const StepView&, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec, View y) {
   cuda::attention(device_, {step_, shape_, qkv, tensors, &spec, y});

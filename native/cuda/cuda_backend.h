@@ -42,6 +42,8 @@ class CudaBackend final : public Backend {
   void layer_norm(View x, const Tensor& weight, const Tensor* bias, float eps, View y) override;
   void activation(View x, Activation kind, View y) override;
   void gated(View x, Activation kind, View y) override;
+  void route(View x, const RouteSpec& spec, View y) override;
+  void experts(View x, View routing, const Tensor& gate_up, const Tensor& down, const ExpertsSpec& spec, View y) override;
   void attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec, View y) override;
   void last_rows(const StepView& step, View x, View y) override;
   void sample(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator, int32_t* tokens) override;

@@ -21,6 +21,7 @@ enum class Scratch : uint8_t {
   attention_partial, // partial outputs, maxima and sums of split attention
   attention_counter, // zero between kernels
   attention_library, // what a library's attention reads beside the queries, and its workspace
+  experts,           // what the experts of a mixture hand on
   sample,
   gather,
   count,

@@ -6,6 +6,7 @@
 #include "cuda/linear_epilogue.cuh"
 #include "cuda/linear_kernels.h"
 #include "cuda/linear_stream.cuh"
+#include "cuda/mma_step.cuh"
 #include "cuda/row_kernels.cuh"
 
 namespace heddle::cuda {
@@ -41,16 +42,6 @@ __device__ __forceinline__ void stage_input(const MmaWork& work, W* x) {
     ptx::copy_async_16(x + m * work.x_stride + k, source, valid);
   }
   ptx::copy_async_commit();
-}
-
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bfloat16) { ptx::mma_bfloat16(d, a, b); }
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float16) { ptx::mma_float16(d, a, b); }
-
-// d += x · weightsᵀ over 32 elements of k. `low`, `high`: a lane's 8 elements of x rows g and g + 8, `weight` of weight row g.
-template <class W>
-__device__ __forceinline__ void multiply_step(float (&d)[4], uint4 low, uint4 high, uint4 weight) {
-  multiply(d, {low.x, high.x, low.y, high.y}, {weight.x, weight.y}, W{});
-  multiply(d, {low.z, high.z, low.w, high.w}, {weight.z, weight.w}, W{});
 }
 
 // Sums of one tile over its warps' shares of k; `partials` is [warp, R, kXRows, 8]. One thread for each element of y.

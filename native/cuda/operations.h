@@ -20,6 +20,7 @@ void rms_norm(const Device& device, View x, const Tensor& weight, float eps, Vie
 void layer_norm(const Device& device, View x, const Tensor& weight, const Tensor* bias, float eps, View y);
 void activation(const Device& device, View x, Activation kind, View y);
 void gated(const Device& device, View x, Activation kind, View y);
+void route(const Device& device, View x, const RouteSpec& spec, View y);
 void last_rows(const Device& device, const DeviceStep& step, View x, View y);
 // Elements of x converted to the dtype of y; same shape.
 void convert(const Device& device, View x, View y);

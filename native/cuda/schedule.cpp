@@ -16,7 +16,7 @@ bool passes_on(Op op) {
   return op == Op::all_reduce || op == Op::all_gather || op == Op::add_bias || op == Op::slice || op == Op::last_rows;
 }
 
-bool reads_float32(Op op) { return op == Op::add || op == Op::sample || op == Op::output; }
+bool reads_float32(Op op) { return op == Op::add || op == Op::route || op == Op::sample || op == Op::output; }
 
 class Scheduler {
  public:
@@ -59,7 +59,7 @@ class Scheduler {
     const std::vector<bool> wanted = float32_wanted();
     for (int32_t i = 0; i < count_; ++i) {
       const Op op = node(i).op;
-      const bool single = op == Op::input || op == Op::add || wanted[at(i)];
+      const bool single = op == Op::input || op == Op::add || op == Op::route || wanted[at(i)];
       schedule_.places[at(i)].dtype = passes_on(op) ? dtype(inputs(i)[0]) : single ? DType::float32 : options_.dtype;
     }
   }

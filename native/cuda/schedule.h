@@ -58,8 +58,9 @@ struct ScheduleOptions {
 };
 
 // Data types. In a float32 group every value is float32. In a 16-bit group values have the group's type, but these are float32: inputs,
-// sums of `add`, and what an `add`, `sample` or `output` reads, directly or past all_reduce, all_gather, add_bias, slice and last_rows
-// (which give the type that they read). So the residual stream and the logits are never rounded, and nothing is converted for the host.
+// sums of `add`, weights of `route`, and what an `add`, `route`, `sample` or `output` reads, directly or past all_reduce, all_gather,
+// add_bias, slice and last_rows (which give the type that they read). So the residual stream and the logits are never rounded, and nothing
+// is converted for the host.
 //
 // Places. Two values share memory only where every form of every stage allows it. Values that an `output` reads stay until the end.
 // Throws out_of_memory where the values are too large to count.

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "cuda/attention.h"
+#include "cuda/experts.h"
 #include "cuda/operations.h"
 
 namespace heddle::cuda {
@@ -136,6 +137,9 @@ void StageRunner::run_node(int32_t index, const StepRun& run) {
     case Op::layer_norm: return layer_norm(device_, x(0), *tensor(0), tensor(1), made.eps, y);
     case Op::activation: return activation(device_, x(0), made.activation, y);
     case Op::gated: return gated(device_, x(0), made.activation, y);
+    case Op::route: return route(device_, x(0), made.route, y);
+    case Op::experts:
+      return experts(device_, {x(0), x(1), tensor(0), tensor(1), &made.experts, y, dtype_ == DType::float32});
     case Op::attention:
       return attention(device_, {run.step, run.shape, x(0), {tensor(0), tensor(1), tensor(2), tensor(3)}, &made.attention, y});
     case Op::last_rows: return last_rows(device_, run.step, x(0), y);

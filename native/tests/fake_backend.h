@@ -52,6 +52,8 @@ class FakeBackend : public Backend {
   void rms_norm(View, const Tensor&, float, View) override {}
   void layer_norm(View, const Tensor&, const Tensor*, float, View) override {}
   void gated(View, Activation, View) override {}
+  void route(View, const RouteSpec&, View) override {}
+  void experts(View, View, const Tensor&, const Tensor&, const ExpertsSpec&, View) override {}
   void attention(const StepView&, View, const AttentionTensors&, const AttentionSpec&, View) override {}
   void last_rows(const StepView&, View, View) override {}
   void sample(const StepView&, View, const SampleSpec&, Communicator&, int32_t*) override {}

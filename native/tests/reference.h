@@ -40,6 +40,70 @@ inline double activation(Activation kind, double x) {
   return 0;
 }
 
+// Of one row: sorted by value, then by place.
+inline std::vector<double> route(const float* x, int64_t count, const RouteSpec& spec) {
+  std::vector<int64_t> order(static_cast<size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x[a] > x[b]; });
+  double all = 0;
+  for (int64_t i = 0; i < count; ++i) all += std::exp(double{x[i]} - x[order[0]]);
+  double chosen = 0;
+  std::vector<double> weights(static_cast<size_t>(count), 0.0);
+  for (int64_t i = 0; i < spec.experts_per_token; ++i) {
+    const int64_t expert = order[static_cast<size_t>(i)];
+    chosen += weights[static_cast<size_t>(expert)] = std::exp(double{x[expert]} - x[order[0]]);
+  }
+  for (double& weight : weights) weight /= spec.normalized ? chosen : all;
+  return weights;
+}
+
+// The experts of one rank, and for each element of y the size of what is added up there.
+struct Experts {
+  int64_t rows, width, inner, count, routing_width;
+  ExpertsSpec spec;
+  std::vector<float> x, routing, gate_up, down;
+
+  double product(const std::vector<float>& weights, int64_t row, const double* values, int64_t length) const {
+    double sum = 0;
+    for (int64_t i = 0; i < length; ++i) sum += weights[static_cast<size_t>(row * length + i)] * values[i];
+    return sum;
+  }
+
+  void run(std::vector<double>& y, std::vector<double>& sizes) const {
+    y.assign(static_cast<size_t>(rows * width), 0.0);
+    sizes = y;
+    for (int64_t row = 0; row < rows; ++row) {
+      const std::vector<double> values(x.begin() + row * width, x.begin() + (row + 1) * width);
+      for (int64_t expert = 0; expert < count; ++expert) {
+        const double weight = routing[static_cast<size_t>(row * routing_width + spec.first_expert + expert)];
+        if (weight == 0) continue;
+        std::vector<double> hidden;
+        for (int64_t i = 0; i < inner; ++i) {
+          const double gate = product(gate_up, expert * 2 * inner + i, values.data(), width);
+          hidden.push_back(activation(spec.activation, gate) * product(gate_up, (expert * 2 + 1) * inner + i, values.data(), width));
+        }
+        for (int64_t o = 0; o < width; ++o) {
+          y[static_cast<size_t>(row * width + o)] += weight * product(down, expert * width + o, hidden.data(), inner);
+          for (int64_t i = 0; i < inner; ++i) {
+            sizes[static_cast<size_t>(row * width + o)] +=
+                std::abs(weight * down[static_cast<size_t>((expert * width + o) * inner + i)] * hidden[static_cast<size_t>(i)]);
+          }
+        }
+      }
+    }
+  }
+};
+
+// A routing of `rows` over `count` experts, `per_token` of each other than 0; the last row's experts are the first ones.
+inline std::vector<float> random_routing(int64_t rows, int64_t count, int64_t per_token, std::vector<float> logits) {
+  std::vector<float> routing;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; row == rows - 1 && i < count; ++i) logits[static_cast<size_t>(row * count + i)] = static_cast<float>(-i);
+    for (const double weight : route(logits.data() + row * count, count, {per_token, true})) routing.push_back(static_cast<float>(weight));
+  }
+  return routing;
+}
+
 // Attention of one sequence over all of its tokens so far, without a cache.
 struct Attention {
   AttentionSpec spec;

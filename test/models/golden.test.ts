@@ -1,6 +1,7 @@
 // The reference cases: logits and greedy tokens of `transformers`, at every size that the head count allows.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import ownCases from '../golden/own.json'
 import { golden, withModel } from '../support/models'
 import { floats, idRows, readSafetensors } from '../support/safetensors-file'
 
@@ -15,7 +16,11 @@ const cases: [string, number[]][] = [
   ['phi3', [1, 2, 4, 8]],
   ['llama-yarn-odd-vocab', [1, 2, 4, 8]],
   ['gpt2', [1, 2, 4, 8]],
-  ['gemma3', [1, 2, 4]]
+  ['gemma3', [1, 2, 4]],
+  ['mixtral', [1, 2, 4, 8]],
+  ['qwen3-moe', [1, 2, 4, 8]],
+  ['qwen3-moe-mixed', [1, 2, 4, 8]],
+  ...Object.keys(ownCases.cases).map((name): [string, number[]] => [name, [1, 2, 4]])
 ]
 const tolerance = 2e-4
 
@@ -43,10 +48,20 @@ function positionsOf(logits: Float32Array, [batch, tokens, vocab]: number[], [fr
   return Float32Array.from(rows.flatMap((row) => [...row]))
 }
 
-describe.each(cases.flatMap(([name, sizes]) => sizes.map((size) => [name, size] as const)))('%s at size %i', (name, size) => {
+const runs = cases.flatMap(([name, sizes]) => sizes.map((size) => ({ name, size, expertParallel: false })))
+/** Whole experts on each rank: more of them on some than on others at sizes that do not divide. */
+const expertRuns = [
+  { name: 'mixtral', size: 4 },
+  { name: 'mixtral-fused', size: 2 },
+  { name: 'qwen3-moe', size: 8 },
+  { name: 'qwen3-moe-mixed', size: 2 },
+  { name: 'qwen3-moe-probabilities', size: 4 }
+].map((run) => ({ ...run, expertParallel: true }))
+
+describe.each([...runs, ...expertRuns])('$name at size $size, expertParallel $expertParallel', ({ name, size, expertParallel }) => {
   test('logits, of all rows and of the last, and greedy tokens', async () => {
     const { ids, logits: expected, greedy, positions } = await readExpected(name)
-    await withModel(golden(name), { tpSize: size, dtype: 'float32' }, async (model) => {
+    await withModel(golden(name), { tpSize: size, dtype: 'float32', expertParallel }, async (model) => {
       const { logits, shape } = await model.forward(ids)
       expect(shape).toEqual([ids.length, ids[0]!.length, model.config.vocabSize])
       expect(largestDifference(positionsOf(logits, shape, positions), expected)).toBeLessThanOrEqual(tolerance)

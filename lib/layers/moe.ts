@@ -1,0 +1,118 @@
+// A mixture of experts: every rank routes every token; of each expert a rank holds a part of the inner width, or it holds whole experts.
+// One all-reduce at the end.
+import { checkFlags, checkOptions, checkPositive } from '../checks'
+import { HeddleError } from '../errors'
+import type { Group } from '../group'
+import { everything, splitBalanced, splitEvenly } from '../shard'
+import type { Range } from '../shard'
+import type { ActivationKind, Value } from '../value'
+import { Layer } from './layer'
+import type { LayerOptions, Parameter, ParameterPart } from './layer'
+import { checkActivation } from './mlp'
+
+const knownOptions = [
+  'hiddenSize',
+  'intermediateSize',
+  'expertCount',
+  'expertsPerToken',
+  'activation',
+  'normalized',
+  'expertParallel',
+  'strict'
+]
+
+export interface MoEOptions extends LayerOptions {
+  hiddenSize: number
+  /** inner width of one expert */
+  intermediateSize: number
+  expertCount: number
+  /** experts that see a token: those that the router finds most probable */
+  expertsPerToken: number
+  /** default `silu` */
+  activation?: ActivationKind
+  /** the weights of a token's experts add up to one; else they are the probabilities among all. Default true */
+  normalized?: boolean
+  /** whole experts on each rank, in place of a part of every expert */
+  expertParallel?: boolean
+}
+
+/**
+ * The sum over a token's experts of their weight times `down(activation(gate(x)) * up(x))`, with softmax over the router's logits (Shazeer
+ * et al. 2017). `load`: `gate.weight` [expertCount, hiddenSize], the router, and for every expert `experts.N.gate_proj.weight` and
+ * `experts.N.up_proj.weight` [intermediateSize, hiddenSize] and `experts.N.down_proj.weight` [hiddenSize, intermediateSize].
+ * Throws `invalid_argument` where intermediateSize does not divide, or with `expertParallel` where there are fewer experts than ranks.
+ */
+export class TPMoE extends Layer {
+  readonly activation: ActivationKind
+  readonly #options: MoEOptions
+  /** per rank: the experts that it holds, and the part of their inner width */
+  readonly #experts: readonly Range[]
+  readonly #inner: readonly Range[]
+
+  constructor(group: Group, options: MoEOptions) {
+    super(group)
+    checkOptions('TPMoE', options, knownOptions)
+    const { hiddenSize, intermediateSize, expertCount, expertsPerToken, activation = 'silu', normalized, expertParallel, strict } = options
+    checkPositive('TPMoE', { hiddenSize, intermediateSize, expertCount, expertsPerToken })
+    checkFlags('TPMoE', { normalized, expertParallel, strict })
+    checkActivation('TPMoE', activation)
+    if (expertsPerToken > expertCount) {
+      const text = `TPMoE: expected expertsPerToken of at most expertCount ${expertCount}, got ${expertsPerToken}`
+      throw new HeddleError('invalid_argument', text)
+    }
+    this.#options = options
+    this.activation = activation
+    const whole = (length: number): Range[] => Array.from({ length: group.size }, () => everything(length))
+    this.#experts = expertParallel ? splitBalanced('TPMoE', 'expertCount', expertCount, group.size) : whole(expertCount)
+    this.#inner = expertParallel ? whole(intermediateSize) : splitEvenly('TPMoE', 'intermediateSize', intermediateSize, group.size)
+  }
+
+  protected override parameters(): Parameter[] {
+    const { hiddenSize, intermediateSize, expertCount } = this.#options
+    const whole = (length: number): Range[] => this.#inner.map(() => everything(length))
+    const experts = Array.from({ length: expertCount }, (_, expert) => expert)
+    const held = (expert: number, ranges: readonly Range[]): Range[] =>
+      ranges.map((range, rank) => {
+        const { start, end } = this.#experts[rank]!
+        return expert >= start && expert < end ? range : { start: 0, end: 0 }
+      })
+    const inward = (expert: number, name: string): ParameterPart => ({
+      name: `experts.${expert}.${name}.weight`,
+      shape: [intermediateSize, hiddenSize],
+      rows: held(expert, this.#inner),
+      columns: whole(hiddenSize)
+    })
+    const outward = (expert: number): ParameterPart => ({
+      name: `experts.${expert}.down_proj.weight`,
+      shape: [hiddenSize, intermediateSize],
+      rows: held(expert, whole(hiddenSize)),
+      columns: this.#inner
+    })
+    const gate: ParameterPart = {
+      name: 'gate.weight',
+      shape: [expertCount, hiddenSize],
+      rows: whole(expertCount),
+      columns: whole(hiddenSize)
+    }
+    return [
+      { key: 'router', kind: 'matrix', sharding: 'replicated', parts: [gate] },
+      {
+        key: 'gateUp',
+        kind: 'matrix',
+        sharding: 'rows',
+        parts: experts.flatMap((expert) => [inward(expert, 'gate_proj'), inward(expert, 'up_proj')])
+      },
+      { key: 'down', kind: 'matrix', sharding: this.#options.expertParallel ? 'rows' : 'columns', parts: experts.map(outward) }
+    ]
+  }
+
+  /** `[tokens, hiddenSize]` → the same. */
+  forward(x: Value): Value {
+    const { expertsPerToken, normalized = true } = this.#options
+    const routing = x.linear(this.tensor('router')).route(expertsPerToken, normalized)
+    const firstExperts = this.#experts.map(({ start }) => start)
+    return x
+      .experts(routing, { gateUp: this.tensor('gateUp'), down: this.tensor('down'), kind: this.activation, firstExperts, expertsPerToken })
+      .allReduce()
+  }
+}
