@@ -65,7 +65,7 @@ function environment(folder, program) {
     ASAN_OPTIONS: `detect_leaks=1:detect_stack_use_after_return=${emulated ? 0 : 1}`,
     UBSAN_OPTIONS: 'print_stacktrace=1',
     TSAN_OPTIONS: 'second_deadlock_stack=1',
-    ...(emulated ? Object.fromEntries(standIns) : {}),
+    ...(emulated ? { ...Object.fromEntries(standIns), HEDDLE_CACHE: '' } : {}),   // '': no choices are kept from run to run
     ...process.env,
   }
 }

@@ -8,6 +8,7 @@
 #include "cuda/device_wait.h"
 #include "cuda/experts.h"
 #include "cuda/linear.h"
+#include "cuda/linear_choices.h"
 #include "cuda/linear_lt.h"
 #include "cuda/operations.h"
 #include "cuda/sample.h"
@@ -30,7 +31,7 @@ std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, Devi
 
 CudaBackend::CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt)
     : device_(ordinal, rank), dtype_(dtype), communicator_(communicator),
-      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_) : nullptr),
+      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_, cache_folder()) : nullptr),
       prompts_(dtype == DType::float32 ? nullptr : create_cudnn(device_)), staging_(device_), slots_(device_),
       state_(device_, slots_, 1, 1) {
   device_.matmul = matmul_.get();

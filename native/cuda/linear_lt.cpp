@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "core/error.h"
+#include "cuda/linear_choices.h"
 
 namespace heddle::cuda {
 
@@ -31,16 +32,7 @@ int type_of(DType dtype) {
   return CUDA_R_32F;
 }
 
-// What decides which algorithm is best, up to rows of the same bucket.
-struct Key {
-  int64_t bucket, in, out;
-  DType dtype, y_dtype;
-  bool biased;
-  auto tie() const { return std::tie(bucket, in, out, dtype, y_dtype, biased); }
-  bool operator<(const Key& other) const { return tie() < other.tie(); }
-};
-
-Key key_of(const LinearCall& call) {
+MatmulKey key_of(const LinearCall& call) {
   const auto rows = static_cast<uint64_t>(call.x.rows);
   return {std::min(kMaxBucket, static_cast<int64_t>(std::bit_ceil(rows))), call.weight->width(), call.weight->rows(), call.weight->dtype,
           call.y.dtype, call.bias != nullptr};
@@ -62,6 +54,17 @@ bool tuning_wanted() {
   return !value || std::string(value) != "0";
 }
 
+// Whoever finds the same text finds the same algorithms.
+std::string identity_of(const LtTable& table, const Device& device) {
+  int driver = 0;
+  check(cudaDriverGetVersion(&driver), "linear");
+  return device.name() + ", compute capability " + std::to_string(device.compute_capability()) + ", " + std::to_string(device.sm_count()) +
+         " multiprocessors, driver " + std::to_string(driver) + ", cuBLASLt " + std::to_string(table.version) + ", workspace " +
+         std::to_string(kWorkspaceBytes);
+}
+
+bool same(const LtAlgo& a, const LtAlgo& b) { return std::memcmp(&a, &b, sizeof(LtAlgo)) == 0; }
+
 Event make_timing_event() {
   cudaEvent_t event = nullptr;
   check(cudaEventCreate(&event), "linear");
@@ -72,7 +75,8 @@ Event make_timing_event() {
 
 class MatmulLibrary::Plans {
  public:
-  Plans(const LtTable& table, const Device& device) : lt_(table), device_(device), tuning_(tuning_wanted()) {
+  Plans(const LtTable& table, const Device& device, const std::string& folder)
+      : lt_(table), device_(device), tuning_(tuning_wanted()), choices_(tuning_ ? folder : "", identity_of(table, device)) {
     expect(lt_.cublasLtCreate(&handle_), "cublasLtCreate");
   }
   ~Plans() { (void)lt_.cublasLtDestroy(handle_); }
@@ -82,7 +86,7 @@ class MatmulLibrary::Plans {
   bool run(const LinearCall& call) {
     if (!can_run(call)) return false;
     void* workspace = device_.scratch(Scratch::linear_library, kWorkspaceBytes);
-    const Key key = key_of(call);
+    const MatmulKey key = key_of(call);
     if (const auto known = algorithms_.find(key); known != algorithms_.end()) {
       // Made for other rows of the bucket, it may refuse these.
       if (submit(call, known->second, workspace)) return true;
@@ -91,7 +95,7 @@ class MatmulLibrary::Plans {
     if (algorithms.empty()) return false;
     const bool fresh = algorithms_.find(key) == algorithms_.end();
     if (fresh && tuning_ && algorithms.size() > 1 && !device_.capturing()) {
-      algorithms_[key] = fastest(call, algorithms, workspace);
+      algorithms_[key] = chosen(key, call, algorithms, workspace);
       if (submit(call, algorithms_[key], workspace)) return true;
     }
     for (const LtAlgo& algorithm : algorithms) {
@@ -199,6 +203,17 @@ class MatmulLibrary::Plans {
     return algorithms;
   }
 
+  // As an earlier run chose, or by timing. What is kept counts only where the library proposes it again: its words are not ours to judge.
+  LtAlgo chosen(const MatmulKey& key, const LinearCall& call, const std::vector<LtAlgo>& algorithms, void* workspace) {
+    if (const LtAlgo* kept = choices_.find(key)) {
+      const auto proposed = std::find_if(algorithms.begin(), algorithms.end(), [&](const LtAlgo& one) { return same(one, *kept); });
+      if (proposed != algorithms.end()) return *proposed;
+    }
+    const LtAlgo best = fastest(call, algorithms, workspace);
+    choices_.keep(key, best);
+    return best;
+  }
+
   // Timed into memory of our own, since y may be the residual, and with cold caches, as a layer's weights are in a real step: the memory
   // is as large as twice L2 and is overwritten before each timing. So that it need not be larger, few enough rows are taken.
   LtAlgo fastest(const LinearCall& call, const std::vector<LtAlgo>& algorithms, void* workspace) {
@@ -237,11 +252,13 @@ class MatmulLibrary::Plans {
   const LtTable& lt_;
   const Device& device_;
   const bool tuning_;
+  MatmulChoices choices_;
   LtHandle handle_ = nullptr;
-  std::map<Key, LtAlgo> algorithms_;
+  std::map<MatmulKey, LtAlgo> algorithms_;
 };
 
-MatmulLibrary::MatmulLibrary(const LtTable& table, const Device& device) : plans_(std::make_unique<Plans>(table, device)) {}
+MatmulLibrary::MatmulLibrary(const LtTable& table, const Device& device, const std::string& folder)
+    : plans_(std::make_unique<Plans>(table, device, folder)) {}
 MatmulLibrary::~MatmulLibrary() = default;
 bool MatmulLibrary::run(const LinearCall& call) { return plans_->run(call); }
 

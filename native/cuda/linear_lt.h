@@ -1,7 +1,9 @@
-// cuBLASLt for one rank: y = x · weightᵀ for many rows, each shape by the algorithm that was fastest when it came up first.
+// cuBLASLt for one rank: y = x · weightᵀ for many rows, each shape by the algorithm that was fastest when it came up first, in this run or
+// in an earlier one (linear_choices.h).
 // Rule: nothing here waits for another rank, so ranks may tune at different times.
 #pragma once
 #include <memory>
+#include <string>
 
 #include "cuda/device.h"
 #include "cuda/dynlib.h"
@@ -11,8 +13,9 @@ namespace heddle::cuda {
 
 class MatmulLibrary {
  public:
-  // `table` must outlive this. Throws device_failed where the library cannot start on the current device.
-  MatmulLibrary(const LtTable& table, const Device& device);
+  // `table` must outlive this. `folder`: where choices are kept from run to run; empty: nowhere. HEDDLE_MATMUL_TUNING=0: the library's
+  // first guess is taken, and nothing is read or kept. Throws device_failed where the library cannot start on the current device.
+  MatmulLibrary(const LtTable& table, const Device& device, const std::string& folder = "");
   ~MatmulLibrary();
   MatmulLibrary(const MatmulLibrary&) = delete;
   MatmulLibrary& operator=(const MatmulLibrary&) = delete;

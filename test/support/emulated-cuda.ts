@@ -37,6 +37,7 @@ export function environmentOf(machine: EmulatedMachine): Record<string, string> 
     HEDDLE_CUDA_BACKEND: emulatedLibraries.backend,
     HEDDLE_CUBLASLT_LIB: machine.cublaslt ?? emulatedLibraries.cublaslt,
     HEDDLE_NCCL_LIB: machine.nccl ?? emulatedLibraries.nccl,
+    HEDDLE_CACHE: '',   // nothing is kept from run to run
     HEDDLE_EMULATOR_DEVICES: String(devices),
     HEDDLE_EMULATOR_MEMORY: String(memory),
     HEDDLE_EMULATOR_DRIVER_VERSION: String(driver),
