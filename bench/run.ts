@@ -13,7 +13,7 @@ import { header, line, tableText } from './support/report'
 import { runFileVersion, writeRun, type BenchRun } from './support/run-file'
 
 const caseScript = join(__dirname, 'run-case.js')
-const graceSeconds = 240 // beyond its share: a first run builds programs and writes a checkpoint; what takes longer hangs
+const graceSeconds = 900 // beyond its share: a first run builds programs and writes a checkpoint; what takes longer hangs
 
 const failed = 1
 const wrongUsage = 2

@@ -56,7 +56,7 @@ svg .value { font-variant-numeric: tabular-nums }
 .bar { fill: currentColor }
 .point:hover .mark, .row:hover .bar { stroke: var(--ink); stroke-width: 2 }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: 6px 0 10px }
-caption { text-align: left; font-weight: 600; padding: 8px 0 4px }
+caption { white-space: nowrap; text-align: left; font-weight: 600; padding: 8px 0 4px }
 th, td { text-align: right; padding: 3px 12px 3px 0; border-bottom: 1px solid var(--rule); white-space: nowrap }
 th { color: var(--ink-2); font-weight: 600; vertical-align: bottom }
 th:first-child, td:first-child, .words { text-align: left }

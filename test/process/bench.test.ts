@@ -33,6 +33,19 @@ test('decode, prefill, boundary and load run on a tiny model and write their sam
   }
 }, 15 * minutes)
 
+test('the other cases that need no peer say what their results are about, and fail at nothing', () => {
+  const json = path.join(folder, 'others.json')
+  const names = ['generate', 'layers', 'allreduce', 'allgather', 'reducescatter', 'sendrecv', 'gemm']
+  // a budget that trims all but the first unit of each
+  const run = bench(...names, '--budget', '1', '--model-shape', 'tiny', '--models', 'tiny', '--shards', '1,2', '--rows', '1,4', '--repeats', '1',
+    '--context', '16', '--batches', '1', '--decode-tokens', '4', '--prefill-tokens', '16', '--data', folder, '--json', json)
+  expect({ status: run.status, stderr: run.stderr }).toMatchObject({ status: 0 })
+  const metrics = readRun(json).cases.map(({ name, results }) => [name, new Set(results.map(({ facts }) => facts?.metric))] as const)
+  const expected: Record<string, string[]> = { generate: ['rate'], layers: ['layer', 'efficiency'], gemm: ['ceiling', 'gemm'] }
+  expect(metrics.map(([name]) => name).sort()).toEqual([...names].sort())
+  for (const [name, found] of metrics) expect({ name, found: [...found] }).toEqual({ name, found: expect.arrayContaining(expected[name] ?? ['busbw']) })
+}, 15 * minutes)
+
 test('wrong usage is said with what would be right, and ends with 2', () => {
   const unknown = bench('dekode')
   expect(unknown).toMatchObject({ status: 2, stderr: expect.stringMatching(/expected cases among .*prefill.*got dekode[\s\S]*usage: npm run bench/) })
