@@ -16,6 +16,16 @@ const cases = [
   { name: 'llama', heads: 4 },
   { name: 'llama3-rope-gqa', heads: 4 },
   { name: 'mqa-llama', heads: 8 },
+  { name: 'qwen2-bias', heads: 8 },
+  { name: 'mistral-sliding', heads: 8 },
+  { name: 'phi3', heads: 8 },
+  { name: 'llama-yarn-odd-vocab', heads: 8 },
+  { name: 'gpt2', heads: 8 },
+  { name: 'gemma3', heads: 4 },
+  { name: 'mixtral', heads: 8 },
+  { name: 'qwen3-moe', heads: 8 },
+  { name: 'qwen3-moe-mixed', heads: 8 },
+  ...Object.keys(require('../test/golden/own.json').cases).map((name) => ({ name, heads: 4 })),
 ]
 const dtypes = ['float32', 'bfloat16']
 const floatTolerance = 1e-3        // of logits, against transformers in float32

@@ -82,11 +82,18 @@ class GpuPlan {
 
 /** Bytes that a rank's programs take beside weights and cache: an upper estimate, from the widths of what lives at the same time. */
 export function workspaceEstimate(config: ModelConfig, size: number, limits: { maxTokens: number; maxSequences: number }): number {
-  const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, vocabSize } = config
+  const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, vocabSize, experts } = config
   const heads = Math.ceil(headCount / size) + 2 * Math.ceil(kvHeadCount / size)
-  const width = 6 * hiddenSize + 2 * heads * headDim + 3 * Math.ceil(intermediateSize / size)
+  const routing = 2 * (experts?.expertCount ?? 0)
+  const width = 6 * hiddenSize + 2 * heads * headDim + 3 * Math.ceil(intermediateSize / size) + routing
   const logits = 2 * limits.maxSequences * Math.ceil(vocabSize / size)
-  return fixedWorkspaceBytes + 4 * (limits.maxTokens * width + logits)
+  return fixedWorkspaceBytes + 4 * (limits.maxTokens * width + logits) + (experts ? expertsScratch(config, limits.maxTokens) : 0)
+}
+
+/** What experts hand on between kernels, for as many rows as go at once: inner values, the terms of the sums, lists of rows. */
+function expertsScratch({ hiddenSize, experts }: ModelConfig, maxTokens: number): number {
+  const { expertCount, expertsPerToken, intermediateSize } = experts!
+  return 4 * Math.min(maxTokens, 512) * (expertsPerToken * (hiddenSize + intermediateSize) + expertCount)
 }
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`
