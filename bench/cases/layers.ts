@@ -10,7 +10,7 @@ import { type LoadLayers, type TimeLayers } from '../layer-contender'
 import { type Case, type Reporter, type Table } from '../support/case'
 import { efficiency } from '../support/derived'
 import { LineProcess } from '../support/line-process'
-import { divides, linearsOf, shapeOf } from '../support/model-shapes'
+import { divides, linearsOf, shapeOf, type LinearShape } from '../support/model-shapes'
 import { type BenchOptions } from '../support/options'
 import { median, result } from '../support/statistics'
 import { wires, type Wire } from '../support/wire-table'
@@ -24,6 +24,7 @@ const steps: (TimeLayers & { name: string })[] = [
   { name: 'prefill', rows: 512, runs: 1 },
 ]
 const roundsMost = 3
+const linearNames: Record<LayerName, LinearShape['name'][]> = { mlp: ['gate_up', 'up', 'down'], attention: ['qkv', 'o'] }
 
 interface Place {
   device: 'cpu' | 'cuda'
@@ -68,9 +69,11 @@ function describe({ device, workers, wire }: Place): string {
 async function measureLayer(model: string, layer: LayerName, place: Place, options: BenchOptions, report: Reporter): Promise<void> {
   const shape = shapeOf(model)
   const sizes = options.layerSizes.filter((tp) => divides(shape, tp))
-  const bytes = 6 * Math.max(...linearsOf(shape, 1).slice(0, 4).map(({ inFeatures, outFeatures }) => inFeatures * outFeatures))
-  if (place.device === 'cpu' && 2 * bytes > freemem()) return report.skip(`${model} ${layer}`, `needs ${(bytes / 1e9).toFixed(1)} GB, and as much again`)
-  if (!report.hasTime(`${model} ${layer}`)) return
+  const linears = linearsOf(shape, 1).filter(({ name }) => linearNames[layer].includes(name))
+  // what the ranks hold, and the largest matrix once more in JavaScript and on its way to a rank
+  const bytes = weightBytes(linears) + 2 * Math.max(...linears.map((linear) => weightBytes([linear])))
+  if (place.device === 'cpu' && 2 * bytes > freemem()) return report.skip(`${model} ${layer}`, `needs ${(bytes / 1e9).toFixed(1)} GB, more than half of what is free`)
+  if (!report.hasTime(`${model} ${layer}`, estimate(linears, sizes, place, options))) return
   const child = new LineProcess('layers', process.execPath, [join(__dirname, '..', 'layer-contender.js')])
   try {
     const bySize = new Map<number, Times[]>()
@@ -79,6 +82,22 @@ async function measureLayer(model: string, layer: LayerName, place: Place, optio
   } finally {
     await child.close()
   }
+}
+
+function weightBytes(linears: LinearShape[]): number {
+  return linears.reduce((sum, { inFeatures, outFeatures }) => sum + 2 * inFeatures * outFeatures, 0)
+}
+
+/** Seconds, roughly, for the time budget alone: a slow core's rates, and seconds to start and to load. */
+function estimate(linears: LinearShape[], sizes: number[], { device, workers }: Place, options: BenchOptions): number {
+  const rates = device === 'cpu' ? { operations: 3e11, bytes: 1.5e10 } : { operations: 2e14, bytes: 1e12 }
+  const bytes = weightBytes(linears)
+  const rounds = Math.min(options.repeats, roundsMost)
+  return sizes.reduce((sum, tp) => {
+    const loads = tp > 1 && tp <= workers ? 2 : 1
+    const stepSeconds = steps.map(({ rows, runs }) => rounds * (runs + 1) * Math.max((bytes * rows) / tp / rates.operations, bytes / tp / rates.bytes))
+    return sum + loads * (2 + bytes / 1e9 + stepSeconds.reduce((all, one) => all + one, 0))
+  }, 0)
 }
 
 /** The times of every step. */

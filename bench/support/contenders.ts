@@ -80,6 +80,11 @@ export async function openTransformers(folder: string, threads: number): Promise
   }
 }
 
+/** Seconds that the first compiled run takes, roughly: minutes where nothing is in its cache yet. */
+export function compileSeconds(): number {
+  return existsSync(inductorCache()) ? 30 : 150
+}
+
 /** Its own tensor parallelism: as many processes over gloo, one thread each. */
 export async function openTransformersRanks(folder: string, ranks: number): Promise<Contender & { generate: Contender['decode'] }> {
   const { child, about } = await startTransformers(`transformers tp=${ranks}`, folder, { threads: 1, ranks })
@@ -88,7 +93,7 @@ export async function openTransformersRanks(folder: string, ranks: number): Prom
 
 async function startTransformers(name: string, folder: string, how: { threads: number; ranks?: number }) {
   const child = new LineProcess(name, peerPython(), [join(projectRoot, 'bench', 'peers', 'transformers', 'run.py')], {
-    env: { TORCHINDUCTOR_CACHE_DIR: join(peersFolder(), 'inductor') }, // what was compiled once is not compiled in every run
+    env: { TORCHINDUCTOR_CACHE_DIR: inductorCache() }, // what was compiled once is not compiled in every run
   })
   try {
     const { version, torch } = await child.ask<{ version: string; torch: string }>({ do: 'load', folder, ...how })
@@ -161,6 +166,10 @@ function batchBy(child: LineProcess, command: string): GpuContender['decodeBatch
 // A machine with a GPU has its own torch, as a rule: HEDDLE_PEERS_PYTHON names its Python.
 function gpuPython(): string {
   return process.env.HEDDLE_PEERS_PYTHON ?? peerPython()
+}
+
+function inductorCache(): string {
+  return join(peersFolder(), 'inductor')
 }
 
 function peersFolder(): string {
