@@ -6,7 +6,7 @@ import { LineProcess } from './line-process'
 import { projectRoot } from './project'
 
 export type NativeProgram = 'heddle_read_bandwidth' | 'heddle_collective_bench' | 'heddle_cuda_collective_bench' |
-  'heddle_cuda_emulated_collective_bench' | 'heddle_link_rate' | 'heddle_linear_bench' | 'heddle_cuda_linear_bench'
+  'heddle_cuda_emulated_collective_bench' | 'heddle_link_rate' | 'heddle_linear_bench' | 'heddle_cuda_linear_asked'
 
 // The addon's own build folder where there is one, so that nothing is compiled twice.
 export function buildNativeProgram(target: NativeProgram): string {

@@ -4,12 +4,12 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <iostream>
 #include <sstream>
 #include <string>
 
 #include "cpu/linear.h"
 #include "tests/arithmetic_peak.h"
+#include "tests/bench_line.h"
 #include "tests/pin_to.h"
 #include "tests/weight_pool.h"
 
@@ -19,10 +19,6 @@ namespace {
 constexpr int kSamples = 16;
 constexpr int kStreams = 9;
 constexpr DType kType = DType::bfloat16;
-
-struct Asked {
-  int64_t in = 0, out = 0, rows = 0;
-};
 
 std::string ceilings(WeightPool& pool) {
   std::vector<double> streams;
@@ -55,7 +51,7 @@ float rounded(float value) {
 }
 
 // The largest error of a few elements, as a share of the sum of their products' magnitudes.
-double worst_error(const Asked& asked, const float* x, const std::byte* weight, const float* y, Random& random) {
+double worst_error(const AskedLinear& asked, const float* x, const std::byte* weight, const float* y, Random& random) {
   double worst = 0;
   for (int i = 0; i < kSamples; ++i) {
     const int64_t row = random.below(asked.rows), column = random.below(asked.out);
@@ -77,15 +73,11 @@ class Linears {
 
   std::string answer(const std::string& line) {
     if (line == "ceilings") return ceilings(pool_);
-    Asked asked;
-    std::istringstream words(line);
-    if (!(words >> asked.in >> asked.out >> asked.rows) || std::min({asked.in, asked.out, asked.rows}) < 1)
-      throw Error(ErrorCode::invalid_argument, "linear_bench: expected ceilings or IN OUT ROWS, got " + line);
-    return timed(asked);
+    return timed(asked_linear(line));
   }
 
  private:
-  std::string timed(const Asked& asked) {
+  std::string timed(const AskedLinear& asked) {
     grow(x_, static_cast<size_t>(asked.rows * asked.in));
     if (y_.size() < static_cast<size_t>(asked.rows * asked.out)) y_.resize(static_cast<size_t>(asked.rows * asked.out));
     const std::byte* weight = pool_.next(asked.in, asked.out);
@@ -117,13 +109,7 @@ int answer_linears(int count, char** arguments) {
   }
   pin_to(0);
   Linears linears(static_cast<size_t>(megabytes) << 20);
-  for (std::string line; std::getline(std::cin, line);) {
-    try {
-      std::cout << linears.answer(line) << std::endl;
-    } catch (const Error& error) {
-      std::cout << "{\"error\":\"" << error.what() << "\"}" << std::endl;
-    }
-  }
+  answer_lines([&](const std::string& line) { return linears.answer(line); });
   return 0;
 }
 
