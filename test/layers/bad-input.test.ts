@@ -6,6 +6,7 @@ import { ParallelLMHead, VocabParallelEmbedding } from '../../lib/layers/embeddi
 import type { Layer } from '../../lib/layers/layer'
 import { ColumnParallelLinear, RowParallelLinear } from '../../lib/layers/linear'
 import { TPMLP } from '../../lib/layers/mlp'
+import { TPMoE } from '../../lib/layers/moe'
 import { LayerNorm, RMSNorm } from '../../lib/layers/norm'
 
 const values = (count: number) => Float32Array.from({ length: count }, (_, i) => i)
@@ -15,6 +16,11 @@ const layers: [string, (group: Group, options: object) => Layer][] = [
   ['ColumnParallelLinear', (group, options) => new ColumnParallelLinear(group, 4, 4, options)],
   ['RowParallelLinear', (group, options) => new RowParallelLinear(group, 4, 4, options)],
   ['TPMLP', (group, options) => new TPMLP(group, options && { hiddenSize: 4, intermediateSize: 4, ...options })],
+  [
+    'TPMoE',
+    (group, options) =>
+      new TPMoE(group, options && { hiddenSize: 4, intermediateSize: 4, expertCount: 2, expertsPerToken: 1, ...options })
+  ],
   ['TPAttention', (group, options) => new TPAttention(group, options && { hiddenSize: 4, headCount: 2, ...options })],
   ['VocabParallelEmbedding', (group, options) => new VocabParallelEmbedding(group, 4, 4, options)],
   ['ParallelLMHead', (group, options) => new ParallelLMHead(group, 4, 4, options)],
@@ -92,6 +98,18 @@ test.each([undefined, null, 5, 'x', {}, { data: 5 }])('token ids that are none: 
   const layer = new VocabParallelEmbedding(group, 4, 4)
   await layer.load({ weight: values(16) })
   await expect(layer.run(ids as never)).rejects.toEqual(invalid(/expected/))
+})
+
+test.each([NaN, Infinity, '2'])('an embedding scaled by %p', (scale) => {
+  expect(() => new VocabParallelEmbedding(group, 4, 4, { scale } as never)).toThrow(invalid(/^VocabParallelEmbedding: scale: expected a finite number/))
+})
+
+test('an embedding of something else than ids or positions', async () => {
+  const layer = new VocabParallelEmbedding(group, 4, 4)
+  await layer.load({ weight: values(16) })
+  const evaluated = group.evaluate((g) => layer.forward(g.input({ data: values(4), shape: [1, 4] })))
+  await expect(evaluated).rejects.toEqual(invalid(/^embed: expected the token ids of the step/))
+  await expect(group.evaluate((g) => g.positions().activation('silu'))).rejects.toEqual(invalid(/expected activations, got positions/))
 })
 
 test('maxTokens bounds run', async () => {

@@ -69,7 +69,8 @@ describe.each(sizes)('TPAttention at size %i', (size) => {
     ['not causal', { kvHeadCount: 8, causal: false }],
     ['a factor on the scores', { kvHeadCount: 8, scale: 0.7 }],
     ['a part of the head turns', { kvHeadCount: 8, rope: { dim: 4, theta: 100, scale: 1.25 } }],
-    ['an eps of its own', { kvHeadCount: 8, queryKeyNorm: { eps: 0.5 }, rope: {} }]
+    ['an eps of its own', { kvHeadCount: 8, queryKeyNorm: { eps: 0.5 }, rope: {} }],
+    ['norms stored less one', { kvHeadCount: 8, queryKeyNorm: { unitOffset: true }, rope: {} }]
   ]
   test.each(cases)('%s', async (_, options) => {
     const random = new Random(23)
@@ -96,6 +97,8 @@ describe.each(sizes)('TPAttention at size %i', (size) => {
     const product = (input: reference.Matrix, name: string) =>
       reference.linear(input, weights[`${name}.weight`]!, weights[`${name}.bias`]?.data)
     const input = reference.toMatrix(x)
+    const increment = typeof queryKeyNorm === 'object' && queryKeyNorm.unitOffset ? 1 : 0
+    const norm = (name: string) => weights[name]?.data.map((value) => value + increment)
     const heads = reference.attention(product(input, 'q_proj'), product(input, 'k_proj'), product(input, 'v_proj'), {
       headCount,
       kvHeadCount,
@@ -107,8 +110,8 @@ describe.each(sizes)('TPAttention at size %i', (size) => {
       ropeDim: rope?.dim,
       ropeScale: rope?.scale,
       eps: typeof queryKeyNorm === 'object' ? queryKeyNorm.eps : undefined,
-      queryNorm: weights['q_norm.weight']?.data,
-      keyNorm: weights['k_norm.weight']?.data
+      queryNorm: norm('q_norm.weight'),
+      keyNorm: norm('k_norm.weight')
     })
     expect(reference.relativeError(await layer.run(x), product(heads, 'o_proj'))).toBeLessThan(1e-4)
     layer.dispose()
@@ -159,6 +162,22 @@ describe.each(sizes)('embedding, head and norms at size %i', (size) => {
     expect(layer.localBytes(size - 1)).toBe(Math.ceil(vocabSize / size) * hiddenSize * 4)
   })
 
+  test('an embedding that is scaled, and a table of positions added to it before one all-reduce', async () => {
+    const group = groups.get(size)!
+    const tokenTable = new VocabParallelEmbedding(group, vocabSize, hiddenSize, { scale: 2.5 })
+    const positionTable = new VocabParallelEmbedding(group, 7, hiddenSize)
+    const positions = random.matrix(7, hiddenSize)
+    await tokenTable.load({ weight: table })
+    await positionTable.load({ weight: positions })
+    const ids = [0, 100, 50, 33, 67, 0, 99]
+    const sum = await group.evaluate((g) => tokenTable.partial(g.tokens(ids)).add(positionTable.partial(g.positions())).allReduce())
+    const [rows, places] = [reference.toMatrix(table), reference.toMatrix(positions)]
+    const expected = ids.map((id, position) => rows[id]!.map((value, i) => value * 2.5 + places[position]![i]!))
+    expect(reference.relativeError(sum, expected)).toBeLessThan(1e-6)
+    const tooLong = group.evaluate((g) => tokenTable.partial(g.tokens([...ids, 1])).add(positionTable.partial(g.positions())).allReduce())
+    await expect(tooLong).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(/at most 7 positions, got 8/) })
+  })
+
   test.each([true, false])('ParallelLMHead, bias %s: padded rows never show', async (bias) => {
     const layer = new ParallelLMHead(groups.get(size)!, hiddenSize, vocabSize, { bias })
     const values = random.array(vocabSize)
@@ -186,6 +205,10 @@ describe.each(sizes)('embedding, head and norms at size %i', (size) => {
     const rms = new RMSNorm(groups.get(size)!, hiddenSize, { eps: 1e-5 })
     await rms.load({ weight })
     expect(reference.relativeError(await rms.run(x), reference.rmsNorm(input, weight, 1e-5))).toBeLessThan(1e-5)
+    const offset = new RMSNorm(groups.get(size)!, hiddenSize, { eps: 1e-5, unitOffset: true })
+    await offset.load({ weight })
+    const whole = weight.map((value) => value + 1)
+    expect(reference.relativeError(await offset.run(x), reference.rmsNorm(input, whole, 1e-5))).toBeLessThan(1e-5)
     for (const hasBias of [true, false]) {
       const layer = new LayerNorm(groups.get(size)!, hiddenSize, { bias: hasBias })
       await layer.load(hasBias ? { weight, bias } : { weight })

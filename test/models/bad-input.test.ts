@@ -48,6 +48,17 @@ describe('sizes', () => {
     )
   })
 
+  test('a mixture of experts: one that does not divide their width, or exceeds their number', async () => {
+    const options = { tpSize: 8 }
+    const narrow = (folder: string) => editJson(path.join(folder, 'config.json'), (config) => (config.moe_intermediate_size = 12))
+    const pattern = /expertWidth 12 is not divisible by tpSize 8; valid sizes: 1, 2, 4$/
+    await expectLoadFails('invalid_argument', pattern, async (folder) => void (await narrow(folder)), { of: 'qwen3-moe', ...options })
+    const few = (folder: string) => editJson(path.join(folder, 'config.json'), (config) => (config.num_local_experts = 4))
+    const tooFew = /expertCount 4 is less than tpSize 8; valid sizes: 1, 2, 4$/
+    await expectLoadFails('invalid_argument', tooFew, async (folder) => void (await few(folder)), { of: 'qwen3-moe', ...options, expertParallel: true })
+    await expect(load(golden('qwen3-moe'), { expertParallel: 1 as never })).rejects.toEqual(failure('invalid_argument', /expertParallel/))
+  })
+
   test('one that does not divide the width of the MLP', async () => {
     await withCopy(
       golden('qwen3'),

@@ -84,6 +84,44 @@ test('a vocabulary of 320 is padded at sizes 3, 6 and 12, in memory and nowhere 
   }
 })
 
+describe('families whose weights lie otherwise in the file', () => {
+  test.each([1, 2, 4, 8])('gpt2 at size %i: transposed and fused, a table of positions', async (tpSize) => {
+    await withModel(golden('gpt2'), { tpSize, dtype: 'float32', maxTokens: 64 }, (model) => {
+      const [hidden, inner, vocab, positions, layers] = [64, 256, 320, 256, 3]
+      const matrices = layers * (4 * hidden * hidden + 2 * hidden * inner)
+      const tables = (Math.ceil(vocab / tpSize) + Math.ceil(positions / tpSize)) * hidden
+      const vectors = 2 * hidden + layers * (4 * hidden + (3 * hidden) / tpSize + hidden + inner / tpSize + hidden)
+      for (const rank of model.info().ranks) {
+        expect(rank.weightBytes).toBe(4 * (matrices / tpSize + tables + vectors))
+        expect(rank.fileBytesUsed).toBe(rank.weightBytes)
+        expect(rank.fileBytesRead).toBeLessThanOrEqual(2 * rank.fileBytesUsed)
+      }
+      return Promise.resolve()
+    })
+  })
+
+  test.each([
+    [1, false],
+    [4, false],
+    [4, true],
+    [8, true]
+  ])('qwen3-moe at size %i, expertParallel %s: the router whole, of the experts a share', async (tpSize, expertParallel) => {
+    await withModel(golden('qwen3-moe'), { tpSize, dtype: 'float32', maxTokens: 64, expertParallel }, (model) => {
+      const [hidden, inner, experts, vocab, heads, headDim, layers] = [64, 48, 8, 320, 8, 16, 2]
+      const kvHeads = Math.max(1, 4 / tpSize)
+      const attention = 2 * hidden * (heads / tpSize + kvHeads) * headDim
+      const mixture = (experts * 3 * hidden * inner) / tpSize + experts * hidden
+      const vectors = hidden + layers * (2 * hidden + 2 * headDim)
+      const elements = layers * (attention + mixture) + (2 * vocab * hidden) / tpSize + vectors
+      for (const rank of model.info().ranks) {
+        expect(rank.weightBytes).toBe(4 * (elements + headDim / 2))
+        expect(rank.fileBytesUsed).toBe(4 * elements)
+      }
+      return Promise.resolve()
+    })
+  })
+})
+
 test('progress counts every byte of the checkpoint once, up to the total', async () => {
   const seen: { loadedBytes: number; totalBytes: number; tensor: string }[] = []
   await withModel(tinyModel, { tpSize: 2, onProgress: (progress) => { if (progress.phase === 'load') seen.push(progress) } }, async () => {})
