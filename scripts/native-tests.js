@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 'use strict'
 // Builds and runs the Node-free native tests, of the core and of the CUDA backend on its emulator: plain, or with sanitizers
-// (`address,undefined` or `thread`) in a build folder of their own. A plain run also builds what jest loads: the emulated backend.
+// (`address,undefined` or `thread`) in a build folder of their own. A plain run also builds what jest loads, the
+// emulated backend, and the programs of the bench.
 // Rule: a program's last line, "N passed, N failed", is what counts; without it the run failed.
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -41,7 +42,7 @@ function runsOf(sanitizers, filters) {
 
 /** Returns whether the programs were built. */
 function build(folder, sanitizers, wanted) {
-  const targets = sanitizers ? wanted : [...wanted, 'heddle_cuda_emulated']
+  const targets = sanitizers ? wanted : [...wanted, 'heddle_cuda_emulated', 'heddle_benches']
   return configure(folder, sanitizers) &&
     run('cmake', ['--build', folder, '--target', ...targets, '--parallel', jobCount()], quiet) === 0
 }

@@ -8,6 +8,7 @@ import { openGloo, openLocal, openOnGpus, type CollectiveAnswer, type Collective
 import { type CollectiveName, type FactsOf } from './facts'
 import { readLinks, slowestLinks } from './link-rate'
 import { openReadBandwidth } from './native-programs'
+import { bytesText } from './numbers'
 import { type BenchOptions } from './options'
 import { median, ratios, result, type Goal } from './statistics'
 
@@ -117,10 +118,10 @@ async function measureSizes(ways: Way[], ranks: number, sweep: Sweep, options: B
   const full = !Number.isFinite(options.budgetSeconds)
   let seconds = 0 // of the last size
   for (let bytes = smallest; bytes <= largest; bytes *= full ? 2 : 4) {
-    const what = `${sweep.collective} tp=${ranks} from ${sizeText(bytes)}`
+    const what = `${sweep.collective} tp=${ranks} from ${bytesText(bytes)}`
     const needed = ways[0].runner.ordinals.length > 0 ? bytes : 3 * ranks * bytes
     if (needed > 0.8 * freemem()) {
-      return report.skip(what, `two buffers for each rank need about ${sizeText(needed)}, and ${sizeText(freemem())} are free`)
+      return report.skip(what, `two buffers for each rank need about ${bytesText(needed)}, and ${bytesText(freemem())} are free`)
     }
     if (!report.hasTime(what, bytes > megabyte ? 4 * seconds : seconds)) return
     const start = performance.now()
@@ -139,7 +140,7 @@ async function measure(way: Way, bytes: number, { collective, inPlace }: Sweep, 
     answers.push(await way.runner.ask({ collective, bytes, type: way.type, inPlace, graph: way.graph }))
   } catch (error) {
     way.ended = true
-    report.skip(`${collective} over ${way.name} from ${sizeText(bytes)}`, (error as Error).message)
+    report.skip(`${collective} over ${way.name} from ${bytesText(bytes)}`, (error as Error).message)
   }
 }
 
@@ -154,7 +155,7 @@ function reportWay(way: Way, ranks: number, where: string, limits: Limit[], swee
   if (wrong > 0) throw new Error(`${title}: expected no wrong elements, got ${wrong}`)
   for (const { answers } of measured) {
     const { bytes } = answers[0]
-    const name = `${collective} ${sizeText(bytes)} tp=${ranks} ${where} ${way.name}`
+    const name = `${collective} ${bytesText(bytes)} tp=${ranks} ${where} ${way.name}`
     const microseconds = answers.map((answer) => answer.microseconds)
     const goal = where === 'CPU' && way.name === 'local' ? sweep.goal(bytes, ranks, options.cores) : undefined
     if (goal) report.add(result(name, 'µs', microseconds, goal))
@@ -212,9 +213,9 @@ function compareWithGloo(ways: Way[], ranks: number, sweep: Sweep, report: Repor
     if (answers.length === 0 || peer.length !== answers.length) continue
     const [us, gloo] = [answers, peer].map((all) => all.map((answer) => answer.microseconds))
     const { bytes } = answers[0]
-    rows.push({ size: sizeText(bytes), local: median(us), gloo: median(gloo), ratio: median(ratios(gloo, us)) })
+    rows.push({ size: bytesText(bytes), local: median(us), gloo: median(gloo), ratio: median(ratios(gloo, us)) })
     const goal = sweep.peerGoal(bytes)
-    if (goal) report.add(result(`${sweep.collective} ${sizeText(bytes)} tp=${ranks} gloo / local`, 'x', ratios(gloo, us), goal))
+    if (goal) report.add(result(`${sweep.collective} ${bytesText(bytes)} tp=${ranks} gloo / local`, 'x', ratios(gloo, us), goal))
   }
   if (rows.length === 0) return
   const columns = [{ key: 'size', title: 'size' }, { key: 'local', title: 'local', unit: 'us' }, { key: 'gloo', title: 'gloo', unit: 'us' },
@@ -265,9 +266,4 @@ async function memoryOfGpus(
     report.skip('percentages of memory bandwidth', (error as Error).message)
     return []
   }
-}
-
-export function sizeText(bytes: number): string {
-  const [unit, name] = bytes >= 1024 * megabyte ? [1024 * megabyte, 'GB'] : bytes >= megabyte ? [megabyte, 'MB'] : [kilobyte, 'KB']
-  return `${Number((bytes / unit).toFixed(1))} ${name}`
 }

@@ -1,6 +1,8 @@
 // Times the collectives of the local communicator alone, one pinned thread per rank: collective_bench [ranks] [--corrupt].
 // Lines on stdin and answers: collective_question.h. Rule: every input is written anew before each call, so that data really cross cores,
 // the time of that writing is taken off, and every element of the last results is checked.
+#include <sys/mman.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -62,6 +64,9 @@ Memory memory_for(int64_t count, DType dtype) {
   const size_t alignment = bytes < kAlignment ? 4096 : kAlignment;
   Memory memory(static_cast<std::byte*>(std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)), &std::free);
   if (!memory) throw Error(ErrorCode::out_of_memory, "collective bench: no memory for " + std::to_string(bytes) + " bytes");
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= kAlignment) madvise(memory.get(), bytes, MADV_HUGEPAGE);
+#endif
   std::memset(memory.get(), 0, bytes);
   return memory;
 }
