@@ -1,5 +1,6 @@
 #!/bin/sh
 # Installs the peers that `npm run bench -- peers` compares with, outside the project: $HEDDLE_PEERS, else ~/.cache/heddle-peers.
+# Its torch is also the one whose gloo the collective cases stand beside.
 # Each part stands alone: what cannot be installed is named, and the bench reports it as missing.
 set -u
 peers="${HEDDLE_PEERS:-$HOME/.cache/heddle-peers}"
