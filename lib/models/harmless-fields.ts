@@ -10,7 +10,8 @@ const names = new Set([
   // training and execution
   'initializer_range', 'router_aux_loss_coef', 'router_jitter_noise', 'use_cache', 'pretraining_tp', 'attn_implementation',
   'cache_implementation', 'reorder_and_upcast_attn', 'return_dict', 'torchscript', 'chunk_size_feed_forward', 'gradient_checkpointing',
-  'is_decoder', 'n_ctx', 'max_window_layers', 'sliding_window_pattern',
+  'is_decoder', 'n_ctx', 'max_window_layers', 'sliding_window_pattern', 'model_max_length', 'max_sequence_length', 'neftune_noise_alpha',
+  'use_flash_attn', 'is_llama_config', 'full_attn_mod', 'interpolate_factor', 'transformers.js_config',
   // spelled twice: in rope_parameters and outside
   'rope_theta', 'rope_scaling', 'rope_local_base_freq', 'original_max_position_embeddings',
   // other heads
