@@ -17,6 +17,7 @@ const char* name_of(Scratch kind) {
     case Scratch::attention_partial: return "scratch of split attention";
     case Scratch::attention_counter: return "counters of split attention";
     case Scratch::attention_library: return "memory of a library's attention";
+    case Scratch::experts: return "scratch of experts";
     case Scratch::sample: return "scratch of sampling";
     case Scratch::gather: return "scratch of gathering";
     case Scratch::count: break;
