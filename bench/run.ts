@@ -50,8 +50,8 @@ class Run {
     }
   }
 
-  // After every case: whatever happens to the next one, this much is kept.
-  private write(): void {
+  /** Before the first case, so that a file that cannot be written is known then, and after every case: so much is kept whatever comes. */
+  write(): void {
     const { jsonFile, htmlFile, markdownFile } = this.commandLine
     if (jsonFile) writeRun(jsonFile, this.record)
     writeReports(this.record, { html: htmlFile, markdown: markdownFile })
@@ -128,22 +128,29 @@ function useTool(name: string, args: string[]): number {
   }
 }
 
+/** What the command line asks for; throws an Error on wrong usage and where a file cannot be written. */
+function prepare(args: string[]): { help: boolean; cases: Case[]; run: Run } {
+  const commandLine = parseCommandLine(args)
+  const cases = chosenCases(commandLine.cases)
+  const run = new Run(args, commandLine)
+  if (!commandLine.help) run.write()
+  return { help: commandLine.help, cases, run }
+}
+
 async function main(args: string[]): Promise<number> {
   if (Object.hasOwn(tools, args[0])) return useTool(args[0], args.slice(1))
-  let commandLine: CommandLine
-  let cases: Case[]
+  let prepared: ReturnType<typeof prepare>
   try {
-    commandLine = parseCommandLine(args)
-    cases = chosenCases(commandLine.cases)
+    prepared = prepare(args)
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n${usage}\n`)
     return wrongUsage
   }
-  if (commandLine.help) {
+  const { help, cases, run } = prepared
+  if (help) {
     print([usage, 'cases:', ...allCases.map((one) => `  ${one.name.padEnd(13)} ${one.about}`)].join('\n'))
     return 0
   }
-  const run = new Run(args, commandLine)
   for (const signal of Object.keys(signalNumbers) as EndSignal[]) process.once(signal, () => run.stop(signal))
   print(header(run.record.machine))
   await run.runAll(cases)

@@ -38,7 +38,7 @@ a { color: var(--accent) }
 figure:only-child { grid-column: 1 / -1; max-width: 700px }
 figure { margin: 0; padding: 16px 18px; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; min-width: 0; break-inside: avoid }
 .scroll { overflow-x: auto }
-svg.chart { display: block; width: 100%; min-width: 460px; height: auto; margin-top: 12px; overflow: hidden; font-size: 13px }
+svg.chart { display: block; width: 100%; min-width: 460px; max-width: 660px; height: auto; margin-top: 12px; overflow: hidden; font-size: 13px }
 svg text { fill: var(--ink) }
 svg .tick, svg .guide-label { fill: var(--ink-2) }
 svg .axis-title { fill: var(--ink-2); font-weight: 600 }

@@ -49,7 +49,7 @@ test('the other cases that need no peer say what their results are about, and fa
 test('wrong usage is said with what would be right, and ends with 2', () => {
   const unknown = bench('dekode')
   expect(unknown).toMatchObject({ status: 2, stderr: expect.stringMatching(/expected cases among .*prefill.*got dekode[\s\S]*usage: npm run bench/) })
-  for (const args of [['--repeats', '0'], ['--nonsense'], ['compare', 'one.json'], ['report', path.join(folder, 'none.json')]]) {
+  for (const args of [['--repeats', '0'], ['--nonsense'], ['--json', path.join(folder, 'none', 'x.json')], ['--html', folder], ['compare', 'one.json'], ['report', path.join(folder, 'none.json')]]) {
     expect(compiled(...args)).toMatchObject({ status: 2, stderr: expect.stringContaining('usage: npm run bench') })
   }
 })
