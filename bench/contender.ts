@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { AutoModelForCausalLM, KVCaches, openGroup, Program, type CausalLM, type Group, type ModelInfo } from 'heddle'
+import { type Placement } from './support/contenders'
 import { answerLines } from './support/answer-lines'
 
 let model: CausalLM | undefined
@@ -12,11 +13,9 @@ function loaded(): CausalLM {
   return model
 }
 
-interface LoadCommand {
+interface LoadCommand extends Partial<Placement> {
   folder: string
   tpSize: number
-  device?: 'cpu' | 'cuda'
-  devices?: number[]
 }
 
 export interface LoadAnswer {
@@ -142,8 +141,8 @@ async function forward({ count }: { count: number }): Promise<object> {
   return { secondsPerCall: secondsSince(start) / count }
 }
 
-async function open({ size }: { size: number }): Promise<object> {
-  group = await openGroup({ size, device: 'cpu' })
+async function open({ size, device, devices }: Placement & { size: number }): Promise<object> {
+  group = await openGroup({ size, device, ...(devices && { devices }) })
   return {}
 }
 

@@ -1,7 +1,7 @@
 // The boundary: what a step costs apart from its arithmetic, from JavaScript to the ranks and back, on a model that costs next to nothing.
 import { type LoopDelay } from '../contender'
 import { alternate, withClosing, type Case, type Reporter } from '../support/case'
-import { openHeddle, openHeddleProcess } from '../support/contenders'
+import { openHeddle, openHeddleProcess, placementOf } from '../support/contenders'
 import { type LineProcess } from '../support/line-process'
 import { shapeOf } from '../support/model-shapes'
 import { type BenchOptions } from '../support/options'
@@ -52,8 +52,8 @@ export const boundary: Case = {
       for (const size of options.sizes) {
         const child = openHeddleProcess(`heddle tp=${size}`)
         children.push(child)
-        await child.ask({ do: 'load', folder, tpSize: size })
-        await child.ask({ do: 'open', size })
+        await child.ask({ do: 'load', folder, tpSize: size, ...placementOf(options, size) })
+        await child.ask({ do: 'open', size, ...placementOf(options, size) })
       }
       for (const probe of probes) {
         const samples = new Map(children.map((child) => [child, [] as number[]]))
@@ -72,7 +72,7 @@ export const boundary: Case = {
 async function compareLoops(options: BenchOptions, report: Reporter): Promise<void> {
   const size = Math.max(...options.sizes)
   if (!report.hasTime('event-loop delay')) return
-  const contender = await openHeddle(options.folder(options.shapeName), size)
+  const contender = await openHeddle(options.folder(options.shapeName), size, placementOf(options, size))
   try {
     const rows = [randomIds(options.contextTokens, options.shape.vocabSize, 1)]
     const idle: LoopDelay[] = []

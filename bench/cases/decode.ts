@@ -1,7 +1,7 @@
 // Decode: tokens a second, and the bytes of weights read a second as a share of the read bandwidth measured right before and after.
 import { type DecodeAnswer } from '../contender'
 import { alternate, goalsApply, type Case, type Reporter } from '../support/case'
-import { openHeddle, type HeddleContender } from '../support/contenders'
+import { openHeddle, placementOf, type HeddleContender } from '../support/contenders'
 import { decodeWeightBytes } from '../support/model-shapes'
 import { openReadBandwidth } from '../support/native-programs'
 import { type BenchOptions } from '../support/options'
@@ -31,7 +31,8 @@ export const decode: Case = {
     const folder = options.folder(options.shapeName)
     const series: Series[] = []
     try {
-      for (const size of options.sizes) series.push(await open(folder, size))
+      for (const size of options.sizes) series.push(await open(folder, size, options))
+      if (options.device === 'cuda') report.skip('share of the read bandwidth', "the program beside a decode reads the CPU's memory; gemm measures the GPU's")
       await measureAll(series, options)
       addAll(series, options, report)
       // the largest group first: it is what users run
@@ -46,20 +47,20 @@ export const decode: Case = {
 }
 
 async function measureAll(series: Series[], options: BenchOptions): Promise<void> {
-  const bandwidth = await openReadBandwidth(options.cores)
+  const bandwidth = options.device === 'cpu' ? await openReadBandwidth(options.cores) : undefined // of the CPU's memory
   try {
     for (const one of series) await measure(one, options, 0)
     await alternate(options.repeats, series, async (one, round) => {
-      const before = await bandwidth.measure(one.size)
+      const before = await bandwidth?.measure(one.size)
       const { secondsPerToken, gaps } = await measure(one, options, round + 1)
-      const after = await bandwidth.measure(one.size)
+      const after = await bandwidth?.measure(one.size)
       one.tokensPerSecond.push(1 / secondsPerToken)
       one.gaps.push(...gaps)
       one.gigabytesPerSecond.push(decodeWeightBytes(options.shape) / secondsPerToken / 1e9)
-      one.readGigabytesPerSecond.push((before + after) / 2)
+      if (before !== undefined && after !== undefined) one.readGigabytesPerSecond.push((before + after) / 2)
     })
   } finally {
-    await bandwidth.close()
+    await bandwidth?.close()
   }
 }
 
@@ -71,6 +72,7 @@ function addAll(series: Series[], options: BenchOptions, report: Reporter): void
       report.add(result(`decode tp=${one.size} p${percentile} of a token`, 'ms', [1000 * quantile(one.gaps, percentile / 100)]))
     }
     report.add(result(`decode tp=${one.size} weights read`, 'GB/s', one.gigabytesPerSecond))
+    if (one.readGigabytesPerSecond.length === 0) continue
     report.add(result(`read bandwidth, ${Math.min(one.size, options.cores)} threads`, 'GB/s', one.readGigabytesPerSecond))
     const percent = ratios(one.gigabytesPerSecond, one.readGigabytesPerSecond).map((ratio) => 100 * ratio)
     const judged = goalsApply(options) && one.size === 2 && options.cores >= 2
@@ -81,13 +83,14 @@ function addAll(series: Series[], options: BenchOptions, report: Reporter): void
     const name = `tp=${one.size} / tp=${against.size}`
     const judged = goalsApply(options) && one.size === 2 && against.size === 1 && options.cores >= 2
     report.add(result(`decode ${name}`, 'x', ratios(one.tokensPerSecond, against.tokensPerSecond), judged ? scalingGoal : undefined))
+    if (one.readGigabytesPerSecond.length === 0) continue
     // What the memory itself gains from more threads: no decode can scale further.
     report.add(result(`read bandwidth ${name}`, 'x', ratios(one.readGigabytesPerSecond, against.readGigabytesPerSecond)))
   }
 }
 
-async function open(folder: string, size: number): Promise<Series> {
-  const contender = await openHeddle(folder, size)
+async function open(folder: string, size: number, options: BenchOptions): Promise<Series> {
+  const contender = await openHeddle(folder, size, placementOf(options, size))
   return { size, contender, tokensPerSecond: [], gaps: [], gigabytesPerSecond: [], readGigabytesPerSecond: [] }
 }
 

@@ -1,6 +1,6 @@
 // Generate: answers from prompt to last token as a server sees them: several at once, streamed through the public API of one process.
 import { alternate, withClosing, type Case, type Reporter } from '../support/case'
-import { openHeddle, type HeddleContender } from '../support/contenders'
+import { openHeddle, placementOf, type HeddleContender } from '../support/contenders'
 import { type BenchOptions } from '../support/options'
 import { randomIds } from '../support/random'
 import { quantile, result } from '../support/statistics'
@@ -17,7 +17,7 @@ export const generate: Case = {
     const contenders: HeddleContender[] = []
     await withClosing(contenders, async () => {
       for (const size of [...options.sizes].sort((a, b) => b - a)) {
-        const contender = await openHeddle(folder, size)
+        const contender = await openHeddle(folder, size, placementOf(options, size))
         contenders.push(contender)
         await measureSize(contender, size, options, report)
       }

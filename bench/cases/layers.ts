@@ -68,7 +68,11 @@ function describe({ device, workers, wire }: Place): string {
 
 async function measureLayer(model: string, layer: LayerName, place: Place, options: BenchOptions, report: Reporter): Promise<void> {
   const shape = shapeOf(model)
-  const sizes = options.layerSizes.filter((tp) => divides(shape, tp))
+  const known = (tp: number) => tp <= place.workers || place.wire.covers(tp)
+  const sizes = options.layerSizes.filter((tp) => divides(shape, tp) && known(tp))
+  const left = options.layerSizes.filter((tp) => !sizes.includes(tp))
+  if (left.length > 0) report.skip(`${model} ${layer} tp=${left}`, 'the shape does not divide, or no all-reduce of that size is known')
+  if (sizes.length === 0) return
   const linears = linearsOf(shape, 1).filter(({ name }) => linearNames[layer].includes(name))
   // what the ranks hold, and the largest matrix once more in JavaScript and on its way to a rank
   const bytes = weightBytes(linears) + 2 * Math.max(...linears.map((linear) => weightBytes([linear])))

@@ -4,7 +4,7 @@ import { closeSync, openSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type LoadAnswer } from '../contender'
 import { type Case, type Reporter } from '../support/case'
-import { openHeddleProcess } from '../support/contenders'
+import { openHeddleProcess, placementOf, type Placement } from '../support/contenders'
 import { ratios, result } from '../support/statistics'
 
 const states = ['cold', 'cached'] as const
@@ -30,7 +30,7 @@ export const load: Case = {
         plain.push(gigabytes / plainReadSeconds(file))
         for (const [i, size] of options.sizes.entries()) {
           enter(state, file)
-          const answer = await loadOnce(folder, size)
+          const answer = await loadOnce(folder, size, placementOf(options, size))
           loaded[i].push(gigabytes / answer.seconds)
           last.set(size, answer)
         }
@@ -58,10 +58,10 @@ function addMemory(size: number, { info, peakBytes }: LoadAnswer, fileBytes: num
   report.note(`tp=${size}: the ranks hold ${(held / fileBytes).toFixed(2)} times the checkpoint's bytes; the peak includes Node.js and the touched part of the cache`)
 }
 
-async function loadOnce(folder: string, tpSize: number): Promise<LoadAnswer> {
+async function loadOnce(folder: string, tpSize: number, placement: Placement): Promise<LoadAnswer> {
   const child = openHeddleProcess()
   try {
-    return await child.ask<LoadAnswer>({ do: 'load', folder, tpSize })
+    return await child.ask<LoadAnswer>({ do: 'load', folder, tpSize, ...placement })
   } finally {
     await child.close()
   }

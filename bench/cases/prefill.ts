@@ -1,6 +1,6 @@
 // Prefill: prompt tokens a second, from the call to the first token, by prompt length and group size.
 import { alternate, withClosing, type Case } from '../support/case'
-import { openHeddle, type Contender } from '../support/contenders'
+import { openHeddle, placementOf, type Contender } from '../support/contenders'
 import { randomIds } from '../support/random'
 import { ratios, result } from '../support/statistics'
 
@@ -11,7 +11,7 @@ export const prefill: Case = {
     const folder = options.folder(options.shapeName)
     const contenders: Contender[] = []
     await withClosing(contenders, async () => {
-      for (const size of options.sizes) contenders.push(await openHeddle(folder, size))
+      for (const size of options.sizes) contenders.push(await openHeddle(folder, size, placementOf(options, size)))
       for (const count of options.prefillTokens) {
         if (!report.hasTime(`prefill ${count}`)) continue
         const series = new Map(contenders.map((contender) => [contender, [] as number[]]))

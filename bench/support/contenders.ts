@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { spawnSync } from 'node:child_process'
 import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LoopDelay } from '../contender'
 import { LineProcess } from './line-process'
+import { type BenchOptions } from './options'
 import { projectRoot } from './project'
 
 export interface Contender {
@@ -30,11 +31,19 @@ export interface HeddleContender extends Contender {
   idle(milliseconds: number): Promise<LoopDelay>
 }
 
-export async function openHeddle(folder: string, tpSize: number): Promise<HeddleContender> {
+/** Where the ranks of a group run; several may share a GPU. */
+export interface Placement { device: 'cpu' | 'cuda'; devices?: number[] }
+
+export function placementOf({ device, devices }: Pick<BenchOptions, 'device' | 'devices'>, tpSize: number): Placement {
+  if (device === 'cpu') return { device }
+  return { device, devices: Array.from({ length: tpSize }, (_, rank) => devices[rank % devices.length]) }
+}
+
+export async function openHeddle(folder: string, tpSize: number, placement: Placement = { device: 'cpu' }): Promise<HeddleContender> {
   const child = openHeddleProcess(`heddle tp=${tpSize}`)
-  const loaded = await child.ask<LoadAnswer>({ do: 'load', folder, tpSize })
+  const loaded = await child.ask<LoadAnswer>({ do: 'load', folder, tpSize, ...placement })
   return {
-    ...contender(child, `bfloat16, ${loaded.info.isa}`),
+    ...contender(child, `bfloat16, ${placement.device === 'cpu' ? loaded.info.isa : 'cuda'}`),
     loaded,
     decodeTimes: (ids, skip, count) => child.ask({ do: 'decode', ids, skip, count }),
     decodeBatch: batchBy(child, 'decodeBatch'),

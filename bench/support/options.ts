@@ -19,6 +19,7 @@ export interface BenchOptions {
   layerShapes: string[] // models whose linears and layers are measured one by one
   layerSizes: number[] // group sizes of their shards, whether there are as many cores or not
   rows: number[] // of the linears' inputs
+  device: 'cpu' | 'cuda' // of heddle's ranks in decode, prefill, generate, load and boundary
   devices: number[] // GPUs; ranks beyond their number share them
   cores: number
   budgetSeconds: number // of this case; Infinity with --full
@@ -52,7 +53,8 @@ export const usage = `usage: npm run bench -- [case ...] [options]
   --models A,B             shapes of the cases gemm and layers (default ${defaultLayerShapes})
   --shards 1,2,4,8         group sizes whose shards gemm and layers measure
   --rows 1,4,16,...        rows of the linears' inputs (default ${defaultRows})
-  --devices 0              GPUs of the case gpu, one rank each unless --tp is larger
+  --device cpu             or cuda: where decode, prefill, generate, load and boundary run
+  --devices 0              GPUs of those and of the case gpu, one rank each unless --tp is larger
   --data FOLDER            where synthetic checkpoints are kept (default $HEDDLE_BENCH_DATA, else ~/.cache/heddle-bench)
   --budget N               seconds of the whole run, shared among the cases, which trim what does not fit (default ${defaultBudget})
   --full                   no budget: everything
@@ -77,6 +79,7 @@ export function parseCommandLine(args: string[]): CommandLine {
       models: { type: 'string', default: defaultLayerShapes },
       shards: { type: 'string', default: '1,2,4,8' },
       rows: { type: 'string', default: defaultRows },
+      device: { type: 'string', default: 'cpu' },
       devices: { type: 'string', default: '0' },
       data: { type: 'string', default: process.env.HEDDLE_BENCH_DATA ?? join(homedir(), '.cache', 'heddle-bench') },
       budget: { type: 'string', default: String(defaultBudget) },
@@ -108,11 +111,17 @@ export function parseCommandLine(args: string[]): CommandLine {
       layerShapes: layerShapes(values.models),
       layerSizes: counts('--shards', values.shards),
       rows: counts('--rows', values.rows),
+      device: deviceOf(values.device),
       devices: values.devices.split(',').map((text) => count('--devices', String(Number(text) + 1)) - 1),
       cores: availableParallelism(),
       budgetSeconds,
     },
   }
+}
+
+function deviceOf(text: string): BenchOptions['device'] {
+  if (text === 'cpu' || text === 'cuda') return text
+  throw new Error(`--device: expected cpu or cuda, got ${text}`)
 }
 
 function layerShapes(text: string): string[] {

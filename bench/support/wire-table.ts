@@ -10,6 +10,8 @@ export interface Wire {
   source: string
   /** measured or published times by number of ranks */
   table: ReadonlyMap<number, readonly Point[]>
+  /** whether it says anything about groups of this size */
+  covers(ranks: number): boolean
   /** of one all-reduce of `bytes`; 0 for one rank */
   microseconds(ranks: number, bytes: number): number
 }
@@ -34,11 +36,13 @@ export const wires = {
   local: {
     source: 'the all-reduce among two ranks of one process as measured in docs/performance.md, times 2 (n - 1) / n for n ranks',
     table: new Map([[2, localPoints]]),
+    covers: () => true,
     microseconds: (ranks, bytes) => (ranks === 1 ? 0 : ((2 * (ranks - 1)) / ranks) * interpolated(localPoints, bytes)),
   },
   nvlink: {
     source: 'best published all-reduce on Hopper with NVSwitch (sglang#22734, sglang#2904, vllm#42324, NCCL), see bench/support/wire-table.ts',
     table: nvlinkPoints,
+    covers: (ranks) => ranks === 1 || nvlinkPoints.has(ranks),
     microseconds(ranks, bytes) {
       if (ranks === 1) return 0
       const points = nvlinkPoints.get(ranks)

@@ -63,6 +63,7 @@ test('among more ranks of one process each moves 2 (n - 1) / n of the bytes', ()
   expect(local.microseconds(4, 1 << 20) / local.microseconds(2, 1 << 20)).toBeCloseTo(1.5, 6)
   expect(local.microseconds(8, 1 << 20) / local.microseconds(2, 1 << 20)).toBeCloseTo(1.75, 6)
   expect(local.microseconds(1, 1 << 20)).toBe(0)
+  expect([local.covers(6), wires.nvlink.covers(6), wires.nvlink.covers(8)]).toEqual([true, false, true])
 })
 
 test('roofline: memory limits below the balance of the machine, arithmetic above it', () => {
