@@ -36,7 +36,7 @@ export const wires = {
   local: {
     source: 'the all-reduce among two ranks of one process as measured in docs/performance.md, times 2 (n - 1) / n for n ranks',
     table: new Map([[2, localPoints]]),
-    covers: () => true,
+    covers: (ranks) => ranks >= 1,
     microseconds: (ranks, bytes) => (ranks === 1 ? 0 : ((2 * (ranks - 1)) / ranks) * interpolated(localPoints, bytes)),
   },
   nvlink: {
