@@ -1,4 +1,4 @@
-// The check of `npm run gpu-check` that a reference case comes out right, run on the emulator: four ranks on one GPU, graphs and all.
+// The check of `npm run gpu-check` that reference cases come out right, run on the emulator: several ranks on one GPU, graphs and all.
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { environmentOf } from '../support/emulated-cuda'
@@ -6,9 +6,16 @@ import { repository } from '../support/models'
 
 const minutes = 60_000
 
-test('gpu-check finds a reference case right at size 4 on one emulated GPU', () => {
+const checks: { name: string; size: number }[] = [
+  { name: 'qwen3', size: 4 },
+  { name: 'gpt2-untied', size: 2 }, // positions, LayerNorm, two-matrix MLP
+  { name: 'gemma3-text-and-images', size: 2 }, // norms around everything, scaled embeddings, windows
+  { name: 'mixtral-fused', size: 2 } // experts
+]
+
+test.each(checks)('gpu-check finds $name right at size $size on one emulated GPU', ({ name, size }) => {
   const script = path.join(repository, 'scripts/gpu-check-models.js')
-  const args = ['--only', 'golden', '--cases', 'qwen3', '--sizes', '4']
+  const args = ['--only', 'golden', '--cases', name, '--sizes', String(size)]
   const env = { ...process.env, ...environmentOf({ memory: 8 * 2 ** 30 }) }
   const { status, stdout, stderr } = spawnSync(process.execPath, [script, ...args], { env, encoding: 'utf8', timeout: 19 * minutes })
   expect({ status, stdout, stderr }).toMatchObject({ status: 0, stderr: '' })
