@@ -33,7 +33,7 @@ std::vector<std::byte> encoded(const std::vector<float>& values, DType dtype, si
   std::vector<float> all = values;
   all.insert(all.end(), guard, 77.0f);
   std::vector<std::byte> bytes(all.size() * size_of(dtype));
-  convert(all.data(), DType::float32, bytes.data(), dtype, all.size());
+  if (!all.empty()) convert(all.data(), DType::float32, bytes.data(), dtype, all.size());
   return bytes;
 }
 
