@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,13 @@ class DeviceCommunicator : public Communicator {
 
   // Device memory: `bytes` of every rank, in rank order, into `all` [size * bytes] of every rank.
   virtual void gather(const void* mine, size_t bytes, void* all) = 0;
+
+  // Memory of this rank's device for what ranks sum: as the communicator likes it best. Throws out_of_memory.
+  virtual Buffer allocate(const Device& device, size_t bytes, const char* what) { return device.allocate(bytes, what); }
+  // Collective. Shows that memory to the peers, where sums of what lies in it are the faster for it; where they are not, or that does
+  // not work, nothing changes. `layout` stands for where in it the summed values lie.
+  virtual void register_memory(const Buffer&, uint64_t /*layout*/) {}
+  virtual void forget_memory(const Buffer&) noexcept {}  // before its release
 
   // Called while the host waits for the stream, about every millisecond: throws peer_failed after an abort, collective_failed where
   // a collective broke. Kernels of an aborted communicator end by themselves.

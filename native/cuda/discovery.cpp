@@ -22,6 +22,8 @@ struct Found {
   std::once_flag nccl_looked_for;
   std::unique_ptr<NcclTable> nccl;
   std::string nccl_problem;
+  std::mutex note_mutex;
+  std::string nccl_note;
 };
 
 // Never destroyed: ranks that hang at the end of the process may still use the tables.
@@ -90,7 +92,8 @@ LibraryInfo describe_nccl() {
   std::string problem;
   const NcclTable* table = nccl(problem);
   if (!table) return {"NCCL", "", "", problem};
-  return {"NCCL", nccl_version_text(table->version), table->path, ""};
+  const std::lock_guard lock(found().note_mutex);
+  return {"NCCL", nccl_version_text(table->version), table->path, found().nccl_note};
 }
 
 }  // namespace
@@ -151,6 +154,11 @@ bool reach_each_other(const std::vector<int>& devices, std::string& text) {
 const std::vector<std::string>& library_folders() { return found().folders; }
 
 const LtTable* cublaslt() { return found().cublaslt.get(); }
+
+void note_nccl(const std::string& text) {
+  const std::lock_guard lock(found().note_mutex);
+  found().nccl_note = text;
+}
 
 const NcclTable* nccl(std::string& why_not) {
   Found& all = found();

@@ -26,5 +26,6 @@ bool reach_each_other(const std::vector<int>& devices, std::string& text);
 const std::vector<std::string>& library_folders();    // those that `prepare` was given
 const LtTable* cublaslt();                            // null: `prepare` was not ready
 const NcclTable* nccl(std::string& why_not);          // null: not to be had
+void note_nccl(const std::string& text);              // what `describe` says of it from then on: why part of it is not used
 
 }  // namespace heddle::cuda

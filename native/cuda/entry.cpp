@@ -32,7 +32,7 @@ Machine look_at(const std::vector<int>& devices, bool needs_nccl) {
 Ranks create_communicators(const CommunicatorPlan& plan, const HostCommunicators& host, std::chrono::milliseconds timeout) {
   std::string why_not;
   Ranks large;
-  if (plan.nccl) large = comm::create_nccl(*nccl(why_not), host);
+  if (plan.nccl) large = comm::create_nccl(*nccl(why_not), host, note_nccl);
   return plan.local ? create_local(host, std::move(large), {timeout}) : std::move(large);
 }
 

@@ -181,6 +181,17 @@ void LocalDeviceCommunicator::gather(const void* mine, size_t bytes, void* all) 
 
 void LocalDeviceCommunicator::exchange(const void* mine, size_t bytes, void* all) { host_->exchange(mine, bytes, all); }
 
+// Own kernels read and write any memory of a peer's GPU alike.
+Buffer LocalDeviceCommunicator::allocate(const Device& device, size_t bytes, const char* what) {
+  return large_ ? large_->allocate(device, bytes, what) : device.allocate(bytes, what);
+}
+void LocalDeviceCommunicator::register_memory(const Buffer& memory, uint64_t layout) {
+  if (large_) large_->register_memory(memory, layout);
+}
+void LocalDeviceCommunicator::forget_memory(const Buffer& memory) noexcept {
+  if (large_) large_->forget_memory(memory);
+}
+
 void LocalDeviceCommunicator::expect_healthy() {
   if (large_) large_->expect_healthy();
   if (!peers_.signals) return;

@@ -54,6 +54,9 @@ class LocalDeviceCommunicator final : public DeviceCommunicator {
   void send_receive(View x, int to, View y, int from) override;
   void gather(const void* mine, size_t bytes, void* all) override;
   void exchange(const void* mine, size_t bytes, void* all) override;
+  Buffer allocate(const Device& device, size_t bytes, const char* what) override;
+  void register_memory(const Buffer& memory, uint64_t layout) override;
+  void forget_memory(const Buffer& memory) noexcept override;
   void expect_healthy() override;
   void barrier() override;
   void lockstep(bool on) override { lockstep_ = on; }

@@ -26,7 +26,24 @@ StageRunner::StageRunner(const ProgramPlan& program, DType dtype, bool fuse, con
   options.fuses_all_reduce = [this](const Schedule& schedule, const Stage& stage) { return fuses(schedule, stage); };
   schedule_ = make_schedule(program, options);
   made_.resize(program.nodes.size());
-  workspace_ = device.allocate(std::max<size_t>(schedule_.workspace_bytes, 64), "the workspace of a program");
+  for (const auto& node : program.nodes) sums_ = sums_ || node->op == Op::all_reduce;
+  const size_t bytes = std::max<size_t>(schedule_.workspace_bytes, 64);
+  const char* what = "the workspace of a program";
+  workspace_ = sums_ ? communicator.allocate(device, bytes, what) : device.allocate(bytes, what);
+}
+
+StageRunner::~StageRunner() {
+  if (registered_) communicator_.forget_memory(workspace_);
+}
+
+// At the first step, since all ranks come to that together or fail together; and that is never captured.
+void StageRunner::register_workspace() {
+  registered_ = true;
+  uint64_t layout = 0xcbf29ce484222325u;              // FNV-1a over the places of the sums
+  for (size_t i = 0; i < program_.nodes.size(); ++i) {
+    if (program_.nodes[i]->op == Op::all_reduce) layout = (layout ^ schedule_.places[i].offset) * 0x100000001b3u;
+  }
+  communicator_.register_memory(workspace_, layout);
 }
 
 // Asked for the smallest step; a larger one that the communicator refuses runs node by node.
@@ -52,6 +69,7 @@ View StageRunner::view(int32_t index, const StepShape& shape) const {
 }
 
 void StageRunner::run(const StepRun& run, const std::atomic<bool>& cancelled) {
+  if (sums_ && !registered_) register_workspace();
   made_.assign(made_.size(), false);
   for (const Stage& stage : schedule_.stages) {
     if (cancelled.load(std::memory_order_relaxed)) throw Error(ErrorCode::closed, "Program: the group was closed during a run");

@@ -25,6 +25,9 @@ class StageRunner {
  public:
   // Schedules the program and takes memory for its values. All objects outlive this one.
   StageRunner(const ProgramPlan& program, DType dtype, bool fuse, const Device& device, DeviceCommunicator& communicator);
+  ~StageRunner();                                     // nothing submitted may be under way
+  StageRunner(const StageRunner&) = delete;
+  StageRunner& operator=(const StageRunner&) = delete;
 
   // `cancelled` is read between stages; when it is set: closed. Any other error leaves a part of the step submitted.
   void run(const StepRun& run, const std::atomic<bool>& cancelled);
@@ -39,6 +42,7 @@ class StageRunner {
   const CompiledNode& node(int32_t index) const { return *program_.nodes[static_cast<size_t>(index)]; }
   int32_t input(int32_t index, size_t which = 0) const { return schedule_.inputs[static_cast<size_t>(index)][which]; }
   bool fuses(const Schedule& schedule, const Stage& stage) const;
+  void register_workspace();
 
   void run_linear(const Stage& stage, const StepRun& run);
   void run_all_reduce(const Stage& stage, const StepRun& run);
@@ -59,6 +63,8 @@ class StageRunner {
   DeviceCommunicator& communicator_;
   Schedule schedule_;
   Buffer workspace_;
+  bool sums_ = false;                                 // the program has an all-reduce
+  bool registered_ = false;
   std::vector<bool> made_;                            // by this run, of the norms on demand
   int64_t most_columns_ = 0;                          // of any rank's logits; 0: not asked yet
 };

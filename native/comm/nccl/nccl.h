@@ -1,6 +1,8 @@
 // The communicator of NCCL: one rank per GPU. Its functions come from a table, found at run time (cuda/dynlib.h).
 #pragma once
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cuda/device_communicator.h"
@@ -10,8 +12,9 @@ namespace heddle::comm {
 
 // `host`: the ranks' communicators of host memory, for the exchange of the id, barriers and aborts (they may be shared with the local
 // communicator that uses this one for large messages); `table` outlives them.
-// Ranks must be on distinct GPUs: NCCL refuses several on one.
-std::vector<std::unique_ptr<cuda::DeviceCommunicator>> create_nccl(const cuda::NcclTable& table,
-                                                                   std::vector<std::shared_ptr<Communicator>> host);
+// Ranks must be on distinct GPUs: NCCL refuses several on one. `note` is told why registered memory is not used to the full; any rank.
+using NcclNote = std::function<void(const std::string&)>;
+std::vector<std::unique_ptr<cuda::DeviceCommunicator>> create_nccl(const cuda::NcclTable& table, std::vector<std::shared_ptr<Communicator>> host,
+                                                                   const NcclNote& note = {});
 
 }  // namespace heddle::comm

@@ -22,6 +22,8 @@ const char* name_of(Op op) {
     case Op::input: return "input";
     case Op::embed: return "embed";
     case Op::linear: return "linear";
+    case Op::route: return "route";
+    case Op::experts: return "experts";
     case Op::add_bias: return "bias";
     case Op::add: return "add";
     case Op::all_reduce: return "all_reduce";
