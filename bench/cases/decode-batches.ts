@@ -1,5 +1,5 @@
 // Several sequences in one decode step: the weights are read once for all of them.
-import { alternate, goalsApply, type Reporter } from '../support/case'
+import { alternateInTime, goalsApply, type Reporter } from '../support/case'
 import { type HeddleContender } from '../support/contenders'
 import { type BenchOptions } from '../support/options'
 import { randomIds } from '../support/random'
@@ -19,7 +19,7 @@ export async function compareBatches(contender: HeddleContender, tp: number, opt
     return batch / (await contender.decodeBatch(rows, skippedTokens, options.decodeTokens))
   }
   await measure(batches[batches.length - 1], 0)
-  await alternate(options.repeats, batches, async (batch, round) => { rates.get(batch)!.push(await measure(batch, round + 1)) })
+  await alternateInTime(report, `decode of ${batches.join(', ')} sequences, tp=${tp}`, options.repeats, batches, async (batch, round) => { rates.get(batch)!.push(await measure(batch, round + 1)) })
   for (const [batch, samples] of rates) {
     const facts = { metric: 'rate', phase: 'decode', tp, batch, tokens: options.contextTokens } as const
     report.add(result(`decode tp=${tp}, ${batch} sequences`, 'tok/s', samples), facts)

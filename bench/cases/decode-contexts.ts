@@ -1,6 +1,6 @@
 // What attention takes of a decode step: steps behind a short and behind long contexts, in alternation. All that grows with the context
 // is attention, and it grows in proportion, so the part of it that the short context has already is known too.
-import { alternate, goalsApply, type Reporter } from '../support/case'
+import { alternateInTime, goalsApply, type Reporter } from '../support/case'
 import { type Contender } from '../support/contenders'
 import { attentionShare } from '../support/derived'
 import { type BenchOptions } from '../support/options'
@@ -17,9 +17,9 @@ export async function compareContexts(contender: Contender, tp: number, options:
   for (const context of longer) {
     const repeats = Math.min(options.repeats, 5)
     const what = `decode behind ${context} tokens, tp=${tp}`
-    if (!report.hasTime(what, (repeats * context) / tokensPerSecond)) continue
+    if (!report.hasTime(what, context / tokensPerSecond)) continue
     const seconds = new Map([shortest, context].map((tokens) => [tokens, [] as number[]]))
-    await alternate(repeats, [shortest, context], async (tokens, round) => {
+    await alternateInTime(report, what, repeats, [shortest, context], async (tokens, round) => {
       const ids = randomIds(tokens, options.shape.vocabSize, 1000 + round)
       seconds.get(tokens)!.push(await contender.decode(ids, skippedTokens, options.decodeTokens))
     })

@@ -1,6 +1,6 @@
 // Decode: tokens a second, and the bytes of weights read a second as a share of the read bandwidth measured right before and after.
 import { type DecodeAnswer } from '../contender'
-import { alternate, goalsApply, type Case, type Reporter } from '../support/case'
+import { alternateInTime, goalsApply, type Case, type Reporter } from '../support/case'
 import { openHeddle, placementOf, type HeddleContender } from '../support/contenders'
 import { decodeWeightBytes } from '../support/model-shapes'
 import { openReadBandwidth } from '../support/native-programs'
@@ -33,7 +33,7 @@ export const decode: Case = {
     try {
       for (const size of options.sizes) series.push(await open(folder, size, options))
       if (options.device === 'cuda') report.skip('share of the read bandwidth', "the program beside a decode reads the CPU's memory; gemm measures the GPU's")
-      await measureAll(series, options)
+      await measureAll(series, options, report)
       addAll(series, options, report)
       // the largest group first: it is what users run
       for (const { contender, size } of [...series].reverse()) {
@@ -46,11 +46,11 @@ export const decode: Case = {
   },
 }
 
-async function measureAll(series: Series[], options: BenchOptions): Promise<void> {
+async function measureAll(series: Series[], options: BenchOptions, report: Reporter): Promise<void> {
   const bandwidth = options.device === 'cpu' ? await openReadBandwidth(options.cores) : undefined // of the CPU's memory
   try {
     for (const one of series) await measure(one, options, 0)
-    await alternate(options.repeats, series, async (one, round) => {
+    await alternateInTime(report, 'decode', options.repeats, series, async (one, round) => {
       const before = await bandwidth?.measure(one.size)
       const { secondsPerToken, gaps } = await measure(one, options, round + 1)
       const after = await bandwidth?.measure(one.size)

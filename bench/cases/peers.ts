@@ -1,7 +1,7 @@
 // Peers: the same synthetic checkpoint, the same number of threads, in alternation: heddle, transformers (eager, compiled, and its own tensor
 // parallelism), node-llama-cpp (bfloat16 and q8_0), transformers.js (float32). A ratio is taken pair by pair within a round. A missing peer is reported, the others run.
 // HEDDLE_CPU_ISA=avx2 or avx512 holds heddle and node-llama-cpp to the same instructions.
-import { alternate, goalsApply, type Case, type Reporter } from '../support/case'
+import { alternateInTime, goalsApply, type Case, type Reporter } from '../support/case'
 import {
   compileSeconds, openHeddle, openLlamaCpp, openTransformers, openTransformersJs, openTransformersRanks, type Contender, type GgufKind, type HeddleContender,
 } from '../support/contenders'
@@ -156,10 +156,7 @@ async function compare(
   const ways = await warmedUp(phase, all, measure, report)
   if (!ways) return
   const rates = new Map(ways.map((way) => [way, [] as number[]]))
-  for (let round = 0; round < options.repeats; round++) {
-    if (round > 0 && !report.hasTime(`${phase}, round ${round + 1} and on`)) break
-    await alternate(1, round % 2 === 0 ? ways : [...ways].reverse(), async (way) => { rates.get(way)!.push(await measure(way, round + 1)) })
-  }
+  await alternateInTime(report, phase, options.repeats, ways, async (way, round) => { rates.get(way)!.push(await measure(way, round + 1)) })
   const [ours, ...theirs] = ways
   for (const way of ways) report.add(result(`${phase} ${way.name}`, 'tok/s', rates.get(way)!), { metric: 'peer', phase, contender: way.name })
   for (const way of theirs) {

@@ -1,5 +1,5 @@
 // Prefill: prompt tokens a second, from the call to the first token, by prompt length and group size.
-import { alternate, withClosing, type Case } from '../support/case'
+import { alternateInTime, withClosing, type Case } from '../support/case'
 import { openHeddle, placementOf, type Contender } from '../support/contenders'
 import { randomIds } from '../support/random'
 import { ratios, result } from '../support/statistics'
@@ -17,7 +17,7 @@ export const prefill: Case = {
         const series = new Map(contenders.map((contender) => [contender, [] as number[]]))
         const ids = (seed: number) => randomIds(count, options.shape.vocabSize, seed)
         for (const contender of contenders) await contender.prefill(ids(0))
-        await alternate(options.repeats, contenders, async (contender, round) => {
+        await alternateInTime(report, `prefill ${count}`, options.repeats, contenders, async (contender, round) => {
           const { seconds } = await contender.prefill(ids(round + 1))
           series.get(contender)!.push(count / seconds)
         })

@@ -47,6 +47,21 @@ export async function alternate<T>(
   }
 }
 
+// The same, for as many whole rounds as the time budget allows; the first always.
+export async function alternateInTime<T>(
+  report: Reporter,
+  what: string,
+  repeats: number,
+  contenders: readonly T[],
+  turn: (contender: T, round: number) => Promise<void>,
+): Promise<void> {
+  for (let round = 0; round < repeats; round++) {
+    if (round > 0 && !report.hasTime(`${what}, repeats from ${round + 1} on`)) return
+    const order = round % 2 === 0 ? contenders : [...contenders].reverse()
+    for (const contender of order) await turn(contender, round)
+  }
+}
+
 // Runs `body` with resources that are closed whatever happens.
 export async function withClosing<T extends { close(): Promise<void> }>(resources: T[], body: () => Promise<void>): Promise<void> {
   try {
