@@ -106,12 +106,26 @@ napi_value make_result(Maker& maker, std::monostate) { return maker.undefined();
 
 napi_value make_result(Maker& maker, HostMatrix matrix) { return maker.matrix(std::move(matrix)); }
 
+napi_value make_logprobs(Maker& maker, const std::vector<TokenLogprob>& logprobs) {
+  std::vector<int32_t> ids;
+  std::vector<float> values;
+  for (const auto& [id, logprob] : logprobs) {
+    ids.push_back(id);
+    values.push_back(logprob);
+  }
+  const napi_value result = maker.object();
+  maker.set(result, "ids", maker.typed_array(napi_int32_array, std::move(ids)));
+  maker.set(result, "values", maker.typed_array(napi_float32_array, std::move(values)));
+  return result;
+}
+
 napi_value make_result(Maker& maker, RunResult run) {
   const napi_value outputs = maker.object();
   for (auto& [name, matrix] : run.outputs) maker.set(outputs, name, maker.matrix(std::move(matrix)));
   const napi_value result = maker.object();
   maker.set(result, "tokens", maker.typed_array(napi_int32_array, std::move(run.tokens)));
   maker.set(result, "outputs", outputs);
+  if (!run.logprobs.empty()) maker.set(result, "logprobs", make_logprobs(maker, run.logprobs));
   return result;
 }
 

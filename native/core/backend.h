@@ -50,6 +50,8 @@ struct StepView {
   const int32_t* slots = nullptr;
   const int32_t* block_table = nullptr;
   const SamplingParams* sampling = nullptr;           // [sequenceCount]
+  const int32_t* edit_starts = nullptr;               // [sequenceCount + 1]; null: no edits
+  const LogitEdit* edits = nullptr;
 };
 
 struct EmbedSpec {
@@ -111,8 +113,13 @@ class Backend {
   // qkv = [queries | keys | values] of the step's tokens; appends to the cache, then attends. y [tokens, headCount * headDim]
   virtual void attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec, View y) = 0;
   virtual void last_rows(const StepView& step, View x, View y) = 0;           // y[i] = x[last token of sequence i]
-  // One token per sequence, the same on every rank; kept in the sequence's slot and written to `tokens` (host).
+  // One token per sequence, the same on every rank; kept in the sequence's slot and written to `tokens` (host). The step's edits apply; the
+  // logits are as before when it is done.
   virtual void sample(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator, int32_t* tokens) = 0;
+
+  // What sequences asked to be told of the tokens just sampled from these logits: see RunResult. Called where one asked.
+  virtual void logprobs(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator, const int32_t* tokens,
+                        std::vector<TokenLogprob>& found) = 0;
 
   virtual void synchronize() = 0;                     // until all submitted work is done
 };

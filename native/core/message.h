@@ -1,6 +1,8 @@
 // The six messages a rank understands, as plain data: no pointer into JavaScript and no closure crosses to a rank.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -68,6 +70,26 @@ struct SamplingParams {
   float top_p = 1;                                    // 1: off
   float min_p = 0;                                    // 0: off
   uint64_t seed = 0;
+  // Of tokens that came before, as counted in the step's edits: see LogitEdit.
+  float repetition_penalty = 1;                       // 1: off
+  float presence_penalty = 0;                         // 0: off
+  float frequency_penalty = 0;                        // 0: off
+  int32_t answer_start = std::numeric_limits<int32_t>::max();  // position of the first token after the prompt
+  int32_t logprobs = -1;                              // most likely tokens to tell beside the chosen one; -1: none, nor that
+
+  bool has_penalties() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
+};
+
+constexpr int32_t kMaxLogprobs = 20;                  // SamplingParams::logprobs at most
+
+// What changes one logit before a token is chosen. In this order: the bias is added; a token of the prompt or the answer has a logit
+// above 0 divided, below 0 multiplied by the repetition penalty; one of the answer loses presence + frequency * count.
+// A list of a sequence counts every token but the step's last, which may be known to the ranks alone: they count it themselves
+// where its position is at least answer_start. Ids in a list are distinct.
+struct LogitEdit {
+  int32_t id = 0;
+  int32_t count = -1;                                 // how often it is in the answer; 0: in the prompt alone; -1: in neither
+  float bias = 0;                                     // -infinity: the token cannot be chosen
 };
 
 struct HostMatrix {
@@ -83,6 +105,8 @@ struct Step {
   std::vector<int32_t> slots;                         // [sequenceCount] where the sampled token is kept
   std::vector<int32_t> block_table;                   // [sequenceCount, blocksPerSequence]; -1 beyond the sequence
   std::vector<SamplingParams> sampling;               // [sequenceCount], or empty: greedy
+  std::vector<int32_t> edit_starts;                   // [sequenceCount + 1] into edits, or empty: no edits
+  std::vector<LogitEdit> edits;
   std::map<std::string, HostMatrix> inputs;           // for nodes "input"
 
   int64_t token_count() const { return static_cast<int64_t>(positions.size()); }
@@ -91,6 +115,10 @@ struct Step {
     return slots.empty() ? 0 : static_cast<int64_t>(block_table.size() / slots.size());
   }
 };
+
+inline bool asks_for_logprobs(const Step& step) {
+  return std::any_of(step.sampling.begin(), step.sampling.end(), [](const SamplingParams& params) { return params.logprobs >= 0; });
+}
 
 struct RunProgram {
   int64_t id = 0;
@@ -109,9 +137,15 @@ struct Close {};
 
 using Message = std::variant<CreateTensor, CreateProgram, RunProgram, ReadTensor, Dispose, Close>;
 
+struct TokenLogprob {
+  int32_t id = -1;                                    // -1: the vocabulary has no more tokens
+  float logprob = 0;                                  // of the softmax of the raw logits: before edits and temperature
+};
+
 // What a run gives back, from rank 0 alone: every rank holds the same.
 struct RunResult {
   std::vector<int32_t> tokens;                        // [sequenceCount] where the program samples
+  std::vector<TokenLogprob> logprobs;                 // of each sequence that asks: the chosen token, then the likeliest, best first
   std::map<std::string, HostMatrix> outputs;
 };
 

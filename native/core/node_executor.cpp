@@ -78,12 +78,18 @@ void NodeExecutor::execute(const CompiledNode& node, View y, const Step& step, c
       return backend_.attention(view, x(0), {tensor(0), tensor(1), tensor(2), tensor(3)}, node.attention, y);
     case Op::last_rows: return backend_.last_rows(view, x(0), y);
     case Op::sample:
-      result_.tokens.resize(static_cast<size_t>(step.sequence_count()));
-      return backend_.sample(view, x(0), node.sample, communicator_, result_.tokens.data());
+      return sample(node, x(0), step, view);
     case Op::output:
       if (communicator_.rank() == 0) result_.outputs[node.name] = download(x(0));
       return;
   }
+}
+
+void NodeExecutor::sample(const CompiledNode& node, View logits, const Step& step, const StepView& view) {
+  result_.tokens.resize(static_cast<size_t>(step.sequence_count()));
+  backend_.sample(view, logits, node.sample, communicator_, result_.tokens.data());
+  if (!asks_for_logprobs(step)) return;
+  backend_.logprobs(view, logits, node.sample, communicator_, result_.tokens.data(), result_.logprobs);
 }
 
 void NodeExecutor::all_reduce(View x, View y) {

@@ -23,6 +23,7 @@ class NodeExecutor final : public Executor {
   void execute(const CompiledNode& node, View y, const Step& step, const StepView& view);
   View view_of(size_t value, const Step& step) const;
   void all_reduce(View x, View y);
+  void sample(const CompiledNode& node, View logits, const Step& step, const StepView& view);
   void upload_input(const HostMatrix& matrix, View y);
   HostMatrix download(View x);
 

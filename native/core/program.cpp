@@ -55,6 +55,7 @@ void Program::check(const Step& step) const {
   if (!step.sampling.empty() && static_cast<int64_t>(step.sampling.size()) != sequences) {
     invalid("expected sampling for each of " + std::to_string(sequences) + " sequences, got " + std::to_string(step.sampling.size()));
   }
+  check_edits(step);
   for (const int32_t slot : step.slots) {
     if (slot < 0 || slot >= kMaxSlots) invalid("slot " + std::to_string(slot) + " is out of range");
   }
@@ -63,6 +64,17 @@ void Program::check(const Step& step) const {
   for (const auto& node : plan_.nodes) {
     if (node->op == Op::input) check_input(step, node->name, node->width);
   }
+}
+
+void Program::check_edits(const Step& step) const {
+  for (const SamplingParams& params : step.sampling) {
+    if (params.logprobs > kMaxLogprobs) invalid("expected at most " + std::to_string(kMaxLogprobs) + " logprobs, got " + std::to_string(params.logprobs));
+  }
+  const std::vector<int32_t>& starts = step.edit_starts;
+  if (starts.empty() && step.edits.empty()) return;
+  const bool whole = starts.size() == step.slots.size() + 1 && starts.front() == 0 && std::is_sorted(starts.begin(), starts.end()) &&
+                     starts.back() == static_cast<int64_t>(step.edits.size());
+  if (!whole) invalid("edit starts must hold sequences + 1 offsets from 0 to the number of edits");
 }
 
 void Program::check_tokens(const Step& step) const {

@@ -44,6 +44,7 @@ class Program {
  private:
   void compile(const CreateProgram& message, const TensorTable& tensors, int size);
   void check(const Step& step) const;
+  void check_edits(const Step& step) const;
   void check_tokens(const Step& step) const;
   void check_sequence(const Step& step, int64_t index) const;
   void check_input(const Step& step, const std::string& name, int64_t width) const;

@@ -4,6 +4,7 @@
 
 #include "cpu/cpu_features.h"
 #include "cpu/experts.h"
+#include "cpu/logprobs.h"
 #include "cpu/memory.h"
 #include "cpu/operations.h"
 #include "cpu/sample.h"
@@ -72,6 +73,11 @@ void CpuBackend::sample(const StepView& step, View logits, const SampleSpec& spe
                         int32_t* tokens) {
   cpu::sample(step, logits, spec, communicator, tokens);
   for (int64_t i = 0; i < step.sequence_count; ++i) step_.set_last_token(step.slots[i], tokens[i]);
+}
+
+void CpuBackend::logprobs(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator,
+                          const int32_t* tokens, std::vector<TokenLogprob>& found) {
+  cpu::logprobs(step, logits, spec, communicator, tokens, found);
 }
 
 }  // namespace heddle::cpu

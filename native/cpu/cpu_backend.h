@@ -42,6 +42,8 @@ class CpuBackend final : public Backend {
   void last_rows(const StepView& step, View x, View y) override;
   void sample(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator,
               int32_t* tokens) override;
+  void logprobs(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator,
+                const int32_t* tokens, std::vector<TokenLogprob>& found) override;
   void synchronize() override {}
 
  private:

@@ -1,10 +1,10 @@
 #include "cpu/sample.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
-#include "core/error.h"
+#include "cpu/exchange.h"
+#include "cpu/logit_edits.h"
 #include "cpu/sample_candidates.h"
 
 namespace heddle::cpu {
@@ -26,39 +26,6 @@ Method method_of(const SamplingParams& params, int64_t vocab_size) {
   if (top_k || params.top_p < 1) return Method::all;
   return params.min_p > 0 ? Method::noise_min_p : Method::noise;
 }
-
-// A message that grows, and the same message as it came from every rank.
-class Exchange {
- public:
-  explicit Exchange(Communicator& communicator) : communicator_(communicator) {}
-
-  template <class T>
-  void put(const T* values, size_t count) {
-    const auto* bytes = reinterpret_cast<const char*>(values);
-    mine_.insert(mine_.end(), bytes, bytes + count * sizeof(T));
-  }
-  void run() {
-    all_.resize(mine_.size() * static_cast<size_t>(communicator_.size()));
-    communicator_.exchange(mine_.data(), mine_.size(), all_.data());
-  }
-  // The next `count` values of every rank, rank after rank: what the put of the same place wrote there.
-  template <class T>
-  std::vector<T> take(size_t count) {
-    const auto ranks = static_cast<size_t>(communicator_.size());
-    std::vector<T> values(count * ranks);
-    for (size_t rank = 0; rank < ranks; ++rank) {
-      std::memcpy(values.data() + rank * count, all_.data() + rank * mine_.size() + taken_, count * sizeof(T));
-    }
-    taken_ += count * sizeof(T);
-    return values;
-  }
-
- private:
-  Communicator& communicator_;
-  std::vector<char> mine_;
-  std::vector<char> all_;
-  size_t taken_ = 0;
-};
 
 template <class T>
 T best_of(const std::vector<T>& found) {
@@ -205,6 +172,7 @@ class Sampler {
 }  // namespace
 
 void sample(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator, int32_t* tokens) {
+  const LogitEdits edits(step, logits, spec);
   Sampler(step, logits, spec, communicator, tokens).run();
 }
 

@@ -28,9 +28,12 @@ StepView StepState::begin(const Step& step) {
   block_table_ = step.block_table;
   sampling_ = step.sampling;
   sampling_.resize(slots_.size());  // none given: greedy
+  edit_starts_ = step.edit_starts;
+  edits_ = step.edits;
   return {step.token_count(), step.sequence_count(), step.blocks_per_sequence(),
           tokens_.data(),     positions_.data(),     sequence_starts_.data(),
-          slots_.data(),      block_table_.data(),   sampling_.data()};
+          slots_.data(),      block_table_.data(),   sampling_.data(),
+          edits_.empty() ? nullptr : edit_starts_.data(), edits_.data()};
 }
 
 }  // namespace heddle::cpu

@@ -24,6 +24,8 @@ class StepState {
   std::vector<int32_t> slots_;
   std::vector<int32_t> block_table_;
   std::vector<SamplingParams> sampling_;
+  std::vector<int32_t> edit_starts_;
+  std::vector<LogitEdit> edits_;
   std::unordered_map<int32_t, int32_t> last_tokens_;  // by slot
 };
 

@@ -57,6 +57,8 @@ class FakeBackend : public Backend {
   void attention(const StepView&, View, const AttentionTensors&, const AttentionSpec&, View) override {}
   void last_rows(const StepView&, View, View) override {}
   void sample(const StepView&, View, const SampleSpec&, Communicator&, int32_t*) override {}
+  void logprobs(const StepView&, View, const SampleSpec&, Communicator&, const int32_t*,
+                std::vector<TokenLogprob>&) override {}
   void synchronize() override {}
 
  private:
