@@ -2,21 +2,21 @@
 // Rule: a call's input is checked here, once; how models are built is models/, how tokens are made is generation/.
 import { checkFlags, checkOptions } from './checks'
 import { HeddleError, invalidArgument } from './errors'
-import { ActiveGeneration } from './generation/generation'
+import { Answers } from './generation/answers'
 import type { Generation, GenerationRequest, Piece } from './generation/generation'
 import { loadModel } from './generation/load-model'
 import type { LoadedModel, PretrainedOptions } from './generation/load-model'
 import { answerLimits, checkGenerateOptions } from './generation/options'
-import type { GenerateOptions } from './generation/options'
+import type { BatchOptions, GenerateOptions } from './generation/options'
+import { isBatch, noTokenizer, PromptReader } from './generation/prompts'
+import type { Prompt } from './generation/prompts'
 import type { Runtime } from './generation/runtime'
-import { samplingSpec } from './generation/sampling'
+import { biasOf, samplingSpec, seedOf } from './generation/sampling'
 import type { GroupInfo } from './group'
 import type { ModelConfig } from './models/config'
-import type { Message } from './tokenizer/chat-template'
 import type { Tokenizer } from './tokenizer/tokenizer'
 
-/** Raw text, a chat, or token ids. Text and chats need a tokenizer; only a chat goes through the model's chat template. */
-export type Prompt = string | readonly Message[] | readonly number[]
+export type { Prompt } from './generation/prompts'
 
 export interface ForwardOptions {
   /** only the logits of each row's last token; rows may then differ in length */
@@ -56,6 +56,7 @@ export class CausalLM implements AsyncDisposable {
   /** absent where the folder has none: then prompts and answers are ids */
   readonly tokenizer?: Tokenizer
   readonly #model: LoadedModel
+  readonly #prompts: PromptReader
   #closed = false
 
   /** Use `AutoModelForCausalLM.fromPretrained`. */
@@ -63,6 +64,7 @@ export class CausalLM implements AsyncDisposable {
     this.#model = model
     this.config = model.config
     if (model.tokenizer) this.tokenizer = model.tokenizer
+    this.#prompts = new PromptReader(model.config.vocabSize, model.tokenizer)
   }
 
   /**
@@ -75,7 +77,7 @@ export class CausalLM implements AsyncDisposable {
     checkFlags('forward', { ...options })
     const { lastOnly = false } = options
     if (!Array.isArray(ids) || ids.length === 0) throw invalidArgument('forward', 'a list of at least one row of token ids', ids)
-    ids.forEach((row, index) => this.#checkRow(`forward: row ${index}`, row, runtime.contextLength))
+    ids.forEach((row, index) => this.#prompts.checkIds(`forward: row ${index}`, row, runtime.contextLength))
     const lengths = new Set(ids.map((row) => row.length))
     if (!lastOnly && lengths.size > 1)
       throw new HeddleError(
@@ -94,17 +96,30 @@ export class CausalLM implements AsyncDisposable {
     return { logits, shape }
   }
 
-  /** The whole answer. An abort resolves with what was made so far and finishReason 'aborted'. Concurrent calls share the ranks' steps. */
-  async generate(input: Prompt, options: GenerateOptions = {}): Promise<Generation> {
-    return (await this.#start('generate', input, options)).finished
+  /**
+   * The whole answer, or the list of them where a list of prompts or `n` asks for several: answer j to prompt i stands at i * n + j. All are
+   * made at once, in the same steps. An abort resolves with what was made so far and finishReason 'aborted'; the first failure ends all.
+   * Throws `invalid_argument` for a prompt or an option that makes no sense, before anything starts.
+   */
+  generate(input: Prompt, options: BatchOptions & { n: number }): Promise<Generation[]>
+  generate(input: Prompt, options?: GenerateOptions): Promise<Generation>
+  generate(input: readonly Prompt[], options?: BatchOptions): Promise<Generation[]>
+  async generate(input: Prompt | readonly Prompt[], options: BatchOptions = {}): Promise<Generation | Generation[]> {
+    const all = await (await this.#start('generate', input, options)).finished()
+    return isList(input, options) ? all : all[0]!
   }
 
   /**
-   * The answer in pieces as its tokens come; pieces that nobody took yet are joined. After an abort the iteration ends without an error;
-   * leaving the loop early aborts the generation. Who calls `next` by hand gets the whole Generation as the return value.
+   * The answer, or several as `generate` has them, in pieces as their tokens come; pieces of one answer that nobody took yet are joined.
+   * After an abort the iteration ends without an error; leaving the loop early aborts. Who calls `next` by hand gets what `generate` gives as
+   * the return value.
    */
-  async *stream(input: Prompt, options: GenerateOptions = {}): AsyncGenerator<Piece, Generation, void> {
-    return yield* (await this.#start('stream', input, options)).pieces()
+  stream(input: Prompt, options: BatchOptions & { n: number }): AsyncGenerator<Piece, Generation[], void>
+  stream(input: Prompt, options?: GenerateOptions): AsyncGenerator<Piece, Generation, void>
+  stream(input: readonly Prompt[], options?: BatchOptions): AsyncGenerator<Piece, Generation[], void>
+  async *stream(input: Prompt | readonly Prompt[], options: BatchOptions = {}): AsyncGenerator<Piece, Generation | Generation[], void> {
+    const all = yield* (await this.#start('stream', input, options)).pieces()
+    return isList(input, options) ? all : all[0]!
   }
 
   info(): ModelInfo {
@@ -129,44 +144,49 @@ export class CausalLM implements AsyncDisposable {
     return this.close()
   }
 
-  async #start(where: string, input: Prompt, options: GenerateOptions): Promise<ActiveGeneration> {
+  async #start(where: string, input: Prompt | readonly Prompt[], options: BatchOptions): Promise<Answers> {
     this.#open(where)
     checkGenerateOptions(options)
-    const sampling = samplingSpec(options, this.#model.generationConfig)
-    const promptIds = await this.#encode(where, input)
-    const { engine, contextLength } = this.#open(where) // again: rendering a chat takes its time
-    const limits = answerLimits(options, promptIds.length, contextLength, this.#model.eosTokenIds)
-    if (limits.stopTexts.length > 0 && !this.tokenizer) throw noTokenizer(where, 'stop texts')
-    const request: GenerationRequest = { promptIds, sampling, ...limits }
-    if (this.tokenizer) request.decoder = this.tokenizer.createStreamDecoder()
-    if (options.signal) request.signal = options.signal
-    return new ActiveGeneration(engine, request)
-  }
-
-  async #encode(where: string, input: Prompt): Promise<readonly number[]> {
-    const ids = await this.#idsOf(where, input)
-    this.#checkRow(`${where}: prompt`, ids, Infinity)
-    return ids
-  }
-
-  async #idsOf(where: string, input: Prompt): Promise<readonly number[]> {
-    if (typeof input === 'string') {
-      if (!this.tokenizer) throw noTokenizer(where, 'a text')
-      if (input === '') throw invalidArgument(`${where}: prompt`, 'at least one token', input)
-      return this.tokenizer.encode(input)
+    const { generationConfig } = this.#model
+    samplingSpec(options, generationConfig) // checks before a chat is rendered
+    const prompts = isBatch(input) ? input : [input as Prompt]
+    const ids = await Promise.all(prompts.map((prompt) => this.#prompts.ids(where, prompt)))
+    const requests = prompts.map((prompt, index) => this.#request(where, prompt, ids[index]!, options))
+    if (options.echo && options.logprobs !== undefined && !options.signal?.aborted) {
+      for (const request of requests) request.promptLogprobs = await this.#open(where).promptLogprobs(request.promptIds, options.logprobs)
     }
-    if (!Array.isArray(input)) throw invalidArgument(`${where}: prompt`, 'a text, messages or token ids', input)
-    if (!isChat(input)) return input as readonly number[]
-    if (!this.tokenizer) throw noTokenizer(where, 'messages')
-    return this.tokenizer.encodeChat(input)
+    const { engine } = this.#open(where) // again: rendering a chat takes its time
+    return new Answers(engine, requests.flatMap((request, index) => this.#repeated(request, index, options.n ?? 1)))
   }
 
-  #checkRow(where: string, row: unknown, maxLength: number): void {
-    if (!Array.isArray(row) || row.length === 0) throw invalidArgument(where, 'at least one token', row)
-    if (row.length > maxLength) throw invalidArgument(where, `at most ${maxLength} tokens, the context`, row)
-    const { vocabSize } = this.config
-    const wrong = row.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize)
-    if (wrong >= 0) throw invalidArgument(`${where}: token ${wrong}`, `an id from 0 to ${vocabSize - 1}`, row[wrong])
+  /** What each answer to a prompt is made from. */
+  #request(where: string, prompt: Prompt, promptIds: readonly number[], options: BatchOptions): GenerationRequest {
+    const { generationConfig: defaults, eosTokenIds } = this.#model
+    const { contextLength } = this.#open(where)
+    const limits = answerLimits(options, promptIds.length, { contextLength, eosTokenIds, defaults })
+    if (limits.stopTexts.length > 0 && !this.tokenizer) {
+      if (options.stop !== undefined) throw noTokenizer(where, 'stop texts')
+      limits.stopTexts = []
+    }
+    const { logprobs, echo, signal } = options
+    return {
+      ...limits,
+      index: 0,
+      promptIds,
+      sampling: { ...samplingSpec(options, defaults), ...(logprobs !== undefined && { logprobs }) },
+      bias: biasOf(options.logitBias, this.config.vocabSize),
+      ...(echo && { echo: this.#prompts.text(prompt, promptIds) }),
+      ...(signal && { signal })
+    }
+  }
+
+  #repeated(request: GenerationRequest, promptIndex: number, count: number): GenerationRequest[] {
+    return Array.from({ length: count }, (_, answer) => ({
+      ...request,
+      index: promptIndex * count + answer,
+      sampling: { ...request.sampling, seed: seedOf(request.sampling.seed, answer) },
+      ...(this.tokenizer && { decoder: this.tokenizer.createStreamDecoder() })
+    }))
   }
 
   #open(where: string): Runtime {
@@ -175,9 +195,8 @@ export class CausalLM implements AsyncDisposable {
   }
 }
 
-function isChat(input: readonly unknown[]): input is readonly Message[] {
-  return input.some((item) => typeof item === 'object')
-}
+/** Whether a call gives a list, as its overloads say. */
+const isList = (input: Prompt | readonly Prompt[], { n }: BatchOptions): boolean => n !== undefined || isBatch(input)
 
 function allocate(shape: number[]): Float32Array {
   const count = shape.reduce((product, length) => product * length, 1)
@@ -193,6 +212,3 @@ function allocate(shape: number[]): Float32Array {
 }
 
 const closedError = (where: string, what: string): HeddleError => new HeddleError('closed', `${where}: ${what}`)
-
-const noTokenizer = (where: string, what: string): HeddleError =>
-  new HeddleError('invalid_argument', `${where}: expected token ids, since the model folder has no tokenizer, got ${what}`)

@@ -58,7 +58,28 @@ export interface ProgramSpec {
 export interface HostTensor { data: Float32Array; shape: number[] }
 
 /** Sampling of one sequence: greedy at temperature 0; topK 0, topP 1 and minP 0 are off. The seed is a non-negative safe integer. */
-export interface SamplingSpec { temperature: number; topK: number; topP: number; minP: number; seed: number }
+export interface SamplingSpec {
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  seed: number
+  /** of tokens as StepEdits counts them; 1, 0 and 0 are off */
+  repetitionPenalty?: number
+  presencePenalty?: number
+  frequencyPenalty?: number
+  /** position of the first token after the prompt; default: none is counted but by the list */
+  answerStart?: number
+  /** log-probabilities to tell of the chosen token and this many likeliest ones, 0 to 20; -1, the default: none */
+  logprobs?: number
+}
+
+/**
+ * What changes logits before a token is chosen, the ids of sequence i from starts[i] to starts[i + 1], distinct: first its bias is added;
+ * where the count is 0 or more the repetition penalty applies, where it is more also the presence and the frequency penalty. A step's last
+ * token is not in the counts where it stands at answerStart or later: ranks add it.
+ */
+export interface StepEdits { starts: Int32Array; ids: Int32Array; counts: Int32Array; biases: Float32Array }
 
 /** One step over the ragged batch. A token of `-1 - slot` means the token that was last sampled in that slot. */
 export interface StepSpec {
@@ -69,10 +90,16 @@ export interface StepSpec {
   blockTable: Int32Array
   /** one per sequence; none: greedy */
   sampling?: SamplingSpec[]
+  edits?: StepEdits
   inputs?: Record<string, HostTensor>
 }
 
-export interface StepResult { tokens: Int32Array; outputs: Record<string, HostTensor> }
+export interface StepResult {
+  tokens: Int32Array
+  outputs: Record<string, HostTensor>
+  /** of each sequence that asks: the chosen token, then the likeliest, best first; an id of -1 where the vocabulary has no more */
+  logprobs?: { ids: Int32Array; values: Float32Array }
+}
 
 export interface RankInfo {
   rank: number

@@ -8,7 +8,7 @@ import { Tensor } from './tensor'
 import { PerRank, Recorded, Value } from './value'
 import type { Layout } from './value'
 
-export type { SamplingSpec, StepResult, StepSpec } from './native'
+export type { SamplingSpec, StepEdits, StepResult, StepSpec } from './native'
 
 interface RecordedNode {
   inputs: Value[]

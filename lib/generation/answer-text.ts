@@ -16,9 +16,13 @@ export class AnswerText {
     return this.#stopped
   }
 
-  /** Takes a token; returns the text that is certain now, without the stop string and what follows it. */
-  push(id: number): string {
-    return this.#take(this.decoder.push(id), false)
+  /**
+   * Takes a token; returns the text that is certain now, without the stop string and what follows it. Where it may not stop yet, its text is
+   * no part of a stop string.
+   */
+  push(id: number, mayStop = true): string {
+    const text = this.decoder.push(id)
+    return mayStop ? this.#take(text, false) : text
   }
 
   /** Ends the text. */

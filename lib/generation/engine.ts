@@ -25,12 +25,14 @@ interface StepInFlight {
 export class Engine {
   readonly #run: EngineOptions['run']
   readonly #scheduler: Scheduler
+  readonly #pool: BlockPool
   #looping = false
   #closed: HeddleError | undefined
 
   constructor(options: EngineOptions) {
     this.#run = options.run
     this.#scheduler = new Scheduler(options)
+    this.#pool = options.pool
     options.pool.onRelease = () => this.#wake()
   }
 
@@ -70,11 +72,12 @@ export class Engine {
         this.#fill(inFlight)
         const oldest = inFlight.shift()
         if (!oldest) break
-        this.#scheduler.complete(oldest.step, (await oldest.result).tokens)
+        this.#scheduler.complete(oldest.step, await oldest.result)
       }
       this.#looping = false
     } catch (thrown) {
       await Promise.allSettled(inFlight.map(({ result }) => result))
+      this.#pool.forget()
       this.#looping = false // first: a caller that hears of its failure may start again at once
       this.#scheduler.finishAll(
         thrown instanceof HeddleError ? thrown : new HeddleError('device_failed', 'generation: a step failed', { cause: thrown })

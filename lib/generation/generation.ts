@@ -1,63 +1,86 @@
-// One call of generate or stream: a sequence in the engine, its text, its abort signal. Pieces queue up until they are taken.
+// One answer: a sequence in the engine, its text, its abort signal. What it made and nobody took yet waits as one piece.
 // Rule: whatever ends it, the listener on the signal goes and the sequence's blocks are free.
 import { HeddleError } from '../errors'
 import type { SamplingSpec } from '../program'
 import type { StreamDecoder } from '../tokenizer/stream-decoder'
 import { AnswerText } from './answer-text'
 import type { Engine } from './engine'
+import { LogitEdits } from './logit-edits'
+import type { TokenLogprob } from './logprobs'
+import type { AnswerLimits } from './options'
+import { hasPenalties } from './sampling'
 import type { FinishReason, Sequence } from './sequence'
 
 /** New tokens and the text that became certain with them; a token in the middle of a character has none yet. */
 export interface Piece {
   text: string
   tokenIds: number[]
+  /** of the answer's tokens in this piece, where they were asked for */
+  logprobs?: TokenLogprob[]
+  /** whose piece this is: the place of its answer in the list that `generate` would give; 0 where there is one */
+  index: number
+}
+
+export interface Usage {
+  promptTokens: number
+  completionTokens: number
+  /** of the prompt: tokens that the cache still held from an earlier call, or from another answer of this one */
+  cachedPromptTokens: number
 }
 
 export interface Generation {
-  /** without the end token or the stop string */
+  /** without the end token or the stop text; with `echo` behind the prompt's */
   text: string
-  /** with the end token, if one came */
+  /** with the end token, if one came; with `echo` behind the prompt's */
   tokenIds: number[]
   finishReason: FinishReason
-  usage: { promptTokens: number; completionTokens: number }
+  usage: Usage
+  /** of the answer's tokens, where they were asked for */
+  logprobs?: TokenLogprob[]
+  /** with `echo`: of the prompt's tokens but the first, which follows nothing */
+  promptLogprobs?: TokenLogprob[]
 }
 
-export interface GenerationRequest {
+export interface GenerationRequest extends AnswerLimits {
+  /** of its pieces */
+  index: number
   promptIds: readonly number[]
   sampling: SamplingSpec
-  maxLength: number
-  /** ids that end the answer */
-  stopIds: ReadonlySet<number>
-  /** texts that end the answer; they need a decoder */
-  stopTexts: readonly string[]
-  /** none: the answer has no text */
+  bias: ReadonlyMap<number, number>
+  /** none: the answer has no text; stop texts need one */
   decoder?: StreamDecoder
+  /** the prompt's text, where the answer begins with it */
+  echo?: string
+  promptLogprobs?: TokenLogprob[]
   signal?: AbortSignal
 }
 
 export class ActiveGeneration {
   /** Settles at the end: an abort resolves with what was made so far, a failure rejects. */
   readonly finished: Promise<Generation>
-  readonly #request: GenerationRequest
   readonly #answer: AnswerText | undefined
   readonly #tokenIds: number[] = []
+  readonly #logprobs: TokenLogprob[] | undefined
+  #completionTokens = 0
   #text = ''
   #piece: Piece | undefined
   #outcome: FinishReason | HeddleError | undefined
-  #notify: () => void = () => {}
   #settle!: { resolve: (generation: Generation) => void; reject: (error: HeddleError) => void }
   #sequence: Sequence | undefined
 
+  /** `onChange` is called when there is a piece to take, or the end. */
   constructor(
     private readonly engine: Engine,
-    request: GenerationRequest
+    private readonly request: GenerationRequest,
+    private readonly onChange: () => void
   ) {
-    this.#request = request
     this.#answer = request.decoder && new AnswerText(request.decoder, request.stopTexts)
+    this.#logprobs = request.sampling.logprobs === undefined ? undefined : []
     this.finished = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject }
     })
     this.finished.catch(() => {}) // a stream reports through its pieces
+    if (request.echo !== undefined) this.#emit(request.echo, request.promptIds)
     if (request.signal?.aborted) this.#finish('aborted')
     else this.#start(request)
   }
@@ -66,64 +89,79 @@ export class ActiveGeneration {
     if (this.#sequence) this.engine.abort(this.#sequence)
   }
 
-  /**
-   * Pieces as they come, then the whole as the generator's return value. Ends quietly after an abort, throws after a failure; leaving early
-   * aborts.
-   */
-  async *pieces(): AsyncGenerator<Piece, Generation, void> {
-    try {
-      for (;;) {
-        const piece = this.#piece
-        this.#piece = undefined
-        if (piece) yield piece
-        else if (this.#outcome === undefined)
-          await new Promise<void>((resolve) => {
-            this.#notify = resolve
-          })
-        else return await this.finished
-      }
-    } finally {
-      this.abort()
-    }
+  get ended(): boolean {
+    return this.#outcome !== undefined
+  }
+
+  get failed(): boolean {
+    return this.#outcome instanceof HeddleError
+  }
+
+  /** What was made since the last call. */
+  takePiece(): Piece | undefined {
+    const piece = this.#piece
+    this.#piece = undefined
+    return piece
   }
 
   #start({ promptIds, sampling, maxLength, signal }: GenerationRequest): void {
     signal?.addEventListener('abort', this.abort, { once: true })
+    const edits = editsOf(this.request)
     this.#sequence = this.engine.start({
       promptIds,
-      sampling,
+      sampling: hasPenalties(sampling) ? { ...sampling, answerStart: promptIds.length } : sampling,
+      ...(edits && { edits }),
       maxLength,
-      onToken: (id) => this.#take(id),
+      onToken: (id, logprob) => this.#take(id, logprob),
       onFinish: (outcome) => this.#finish(outcome)
     })
   }
 
-  #take(id: number): boolean {
-    this.#tokenIds.push(id)
-    const isStop = this.#request.stopIds.has(id)
-    this.#emit(isStop ? '' : (this.#answer?.push(id) ?? ''), [id])
+  #take(id: number, logprob: TokenLogprob | undefined): boolean {
+    this.#completionTokens++
+    const mayStop = this.#completionTokens > this.request.minNewTokens
+    const isStop = mayStop && this.request.stopIds.has(id)
+    this.#emit(isStop ? '' : (this.#answer?.push(id, mayStop) ?? ''), [id], logprob)
     return isStop || (this.#answer?.stopped ?? false)
   }
 
   #finish(outcome: FinishReason | HeddleError): void {
-    this.#request.signal?.removeEventListener('abort', this.abort)
+    const { signal, promptIds, promptLogprobs } = this.request
+    signal?.removeEventListener('abort', this.abort)
     this.#outcome = outcome
     this.#emit(this.#answer?.flush() ?? '', [])
     if (outcome instanceof HeddleError) return this.#settle.reject(outcome)
-    const tokenIds = this.#tokenIds
     this.#settle.resolve({
       text: this.#text,
-      tokenIds,
+      tokenIds: this.#tokenIds,
       finishReason: outcome,
-      usage: { promptTokens: this.#request.promptIds.length, completionTokens: tokenIds.length }
+      usage: {
+        promptTokens: promptIds.length,
+        completionTokens: this.#completionTokens,
+        cachedPromptTokens: this.#sequence?.cachedCount ?? 0
+      },
+      ...(this.#logprobs && { logprobs: this.#logprobs }),
+      ...(promptLogprobs && { promptLogprobs })
     })
   }
 
-  #emit(text: string, tokenIds: number[]): void {
+  #emit(text: string, tokenIds: readonly number[], logprob?: TokenLogprob): void {
     this.#text += text
+    this.#tokenIds.push(...tokenIds)
+    if (logprob) this.#logprobs?.push(logprob)
     if (text !== '' || tokenIds.length > 0) {
-      this.#piece = { text: (this.#piece?.text ?? '') + text, tokenIds: [...(this.#piece?.tokenIds ?? []), ...tokenIds] }
+      this.#piece ??= { text: '', tokenIds: [], index: this.request.index, ...(this.#logprobs && { logprobs: [] }) }
+      this.#piece.text += text
+      this.#piece.tokenIds.push(...tokenIds)
+      if (logprob) this.#piece.logprobs?.push(logprob)
     }
-    this.#notify()
+    this.onChange()
   }
+}
+
+function editsOf({ promptIds, sampling, bias, stopIds, minNewTokens }: GenerationRequest): LogitEdits | undefined {
+  const counts = hasPenalties(sampling)
+  const bans = minNewTokens > 0 && stopIds.size > 0
+  if (!counts && !bans && bias.size === 0) return undefined
+  return new LogitEdits({ promptLength: promptIds.length, bias, bannedIds: [...stopIds], banCount: minNewTokens, counts })
 }

@@ -37,6 +37,8 @@ export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'de
   maxTokens?: number
   /** part of a GPU's memory that may be in use once the model is loaded, by whomever: it sizes the cache. Default 0.9 */
   gpuMemoryUtilization?: number
+  /** keep full blocks of the cache for prompts that begin alike, until their room is needed. Default true */
+  prefixReuse?: boolean
   /** of a model on the hub: a branch, a tag or a commit. Default `main` */
   revision?: string
   /** bytes so far: of the download, where there is one, then of the weights that went to the ranks */
@@ -56,8 +58,8 @@ export interface LoadedModel {
 
 const where = 'AutoModelForCausalLM.fromPretrained'
 const groupOptions = ['device', 'devices', 'host', 'communicator', 'collectiveTimeoutMs'] as const
-const ownOptions = ['tpSize', 'tpPlan', 'expertParallel', 'dtype', 'maxTokens', 'gpuMemoryUtilization', 'revision', 'onProgress', 'signal']
-const knownOptions = [...ownOptions, ...groupOptions]
+const ownOptions = ['tpSize', 'tpPlan', 'expertParallel', 'dtype', 'maxTokens', 'gpuMemoryUtilization', 'prefixReuse', 'revision', 'onProgress']
+const knownOptions = [...ownOptions, ...groupOptions, 'signal']
 
 export async function loadModel(nameOrFolder: string, options: PretrainedOptions): Promise<LoadedModel> {
   checkArguments(nameOrFolder, options)
@@ -90,7 +92,7 @@ async function startRanks(
     decoder.check(checkpoint)
     const cacheTokens = group.device === 'cuda' ? planGpuCache(decoder, checkpoint, options) : planCache(decoder, checkpoint, options)
     await decoder.load(checkpoint, options)
-    const runtime = await Runtime.create(decoder, cacheTokens)
+    const runtime = await Runtime.create(decoder, cacheTokens, options.prefixReuse)
     throwIfAborted(signal)
     return { group, runtime }
   } catch (error) {
@@ -144,7 +146,7 @@ function checkArguments(folder: unknown, options: PretrainedOptions): void {
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
   if (typeof tpPlan === 'object') throw new HeddleError('unavailable', `${where}: a tpPlan by module is not in this build yet, use 'auto'`)
   if (tpPlan !== 'auto') throw invalidArgument(`${where}: tpPlan`, "'auto'", tpPlan)
-  checkFlags(where, { expertParallel: options.expertParallel })
+  checkFlags(where, { expertParallel: options.expertParallel, prefixReuse: options.prefixReuse })
   if (dtype !== 'auto' && !dtypes.includes(dtype))
     throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
   if (maxTokens !== undefined) checkPositive(where, { maxTokens })

@@ -1,64 +1,99 @@
-// The options of one generation, checked: lengths, what ends the answer, the signal. How tokens are drawn is sampling.ts.
+// The options of one call, checked: lengths, what ends an answer, what is told of it, the signal. How tokens are drawn is sampling.ts.
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
+import type { GenerationConfig } from '../models/generation-config'
 import type { SamplingOptions } from './sampling'
 
 export interface GenerateOptions extends SamplingOptions {
-  /** tokens of the answer at most, its end token included; default what is left of the context */
+  /** tokens of the answer at most, its end token included; default what generation_config.json says, else what is left of the context */
   maxNewTokens?: number
+  /** tokens of the answer at least: before, no token that ends it can come and no stop text ends it. Default 0 */
+  minNewTokens?: number
   /** texts that end the answer and are not part of it */
   stop?: string | string[]
   /** token ids that end the answer, beside the model's end tokens */
   stopTokenIds?: number[]
   /** go on after the model's end tokens */
   ignoreEos?: boolean
+  /**
+   * tell the log-probability of each token of the answer, and this many of the likeliest tokens at its place, 0 to 20: of the softmax of the
+   * model's logits, before bias, penalties and temperature
+   */
+  logprobs?: number
+  /** begin text and tokenIds with the prompt; with `logprobs` also tell those of the prompt's tokens. Default false */
+  echo?: boolean
   /** ends the generation within one step; what was made so far is the result, with finishReason 'aborted' */
   signal?: AbortSignal
+}
+
+/** Options of a call that gives a list. */
+export interface BatchOptions extends GenerateOptions {
+  /** answers to each prompt; each has a seed of its own, derived from `seed` and its number */
+  n?: number
 }
 
 export interface AnswerLimits {
   /** tokens of prompt and answer together */
   maxLength: number
+  minNewTokens: number
+  /** token ids that end the answer */
   stopIds: ReadonlySet<number>
+  /** texts that end the answer */
   stopTexts: string[]
 }
 
-const knownOptions = [
+export interface Context {
+  contextLength: number
+  eosTokenIds: readonly number[]
+  defaults: GenerationConfig
+}
+
+const knownOptions: readonly (keyof BatchOptions)[] = [
   'maxNewTokens',
+  'minNewTokens',
   'doSample',
   'temperature',
   'topK',
   'topP',
   'minP',
+  'repetitionPenalty',
+  'presencePenalty',
+  'frequencyPenalty',
+  'logitBias',
   'seed',
   'stop',
   'stopTokenIds',
   'ignoreEos',
+  'n',
+  'logprobs',
+  'echo',
   'signal'
 ]
 
+const maxLogprobs = 20
+const maxAnswers = 1024
+
 /** Throws `invalid_argument` that names the option. */
-export function checkGenerateOptions(options: GenerateOptions): void {
+export function checkGenerateOptions(options: BatchOptions): void {
   checkOptions('generate', options, knownOptions)
-  const { maxNewTokens, stop, stopTokenIds, ignoreEos, signal } = options
+  const { maxNewTokens, minNewTokens = 0, stop, stopTokenIds, ignoreEos, n = 1, logprobs = 0, echo, signal } = options
   if (maxNewTokens !== undefined) checkPositive('generate', { maxNewTokens })
+  checkInteger('minNewTokens', minNewTokens, 0, maxNewTokens ?? Number.MAX_SAFE_INTEGER)
+  checkInteger('n', n, 1, maxAnswers)
+  checkInteger('logprobs', logprobs, 0, maxLogprobs)
   for (const text of stopTextsOf(stop)) {
     if (typeof text !== 'string' || text === '') throw invalidArgument('generate: stop', 'a text or a list of texts, none empty', text)
   }
   if (stopTokenIds !== undefined && !(Array.isArray(stopTokenIds) && stopTokenIds.every((id) => Number.isInteger(id)))) {
     throw invalidArgument('generate: stopTokenIds', 'a list of token ids', stopTokenIds)
   }
-  checkFlags('generate', { ignoreEos })
+  checkFlags('generate', { ignoreEos, echo })
   checkSignal('generate', signal)
 }
 
 /** Throws `invalid_argument` for a prompt that is longer than the context. */
-export function answerLimits(
-  options: GenerateOptions,
-  promptLength: number,
-  contextLength: number,
-  eosTokenIds: readonly number[]
-): AnswerLimits {
+export function answerLimits(options: GenerateOptions, promptLength: number, context: Context): AnswerLimits {
+  const { contextLength, eosTokenIds, defaults } = context
   if (promptLength > contextLength) {
     throw new HeddleError(
       'invalid_argument',
@@ -66,16 +101,23 @@ export function answerLimits(
       { details: { promptLength, contextLength } }
     )
   }
+  const maxNewTokens = options.maxNewTokens ?? Math.max(defaults.maxNewTokens ?? contextLength, options.minNewTokens ?? 0)
   return {
-    maxLength: Math.min(promptLength + (options.maxNewTokens ?? contextLength), contextLength),
+    maxLength: Math.min(promptLength + maxNewTokens, contextLength),
+    minNewTokens: options.minNewTokens ?? defaults.minNewTokens ?? 0,
     stopIds: new Set([...(options.ignoreEos ? [] : eosTokenIds), ...(options.stopTokenIds ?? [])]),
-    stopTexts: stopTextsOf(options.stop)
+    stopTexts: stopTextsOf(options.stop ?? defaults.stopTexts)
   }
 }
 
 export function checkSignal(where: string, signal: unknown): void {
   const isSignal = typeof signal === 'object' && signal !== null && 'aborted' in signal && 'addEventListener' in signal
   if (signal !== undefined && !isSignal) throw invalidArgument(`${where}: signal`, 'an AbortSignal', signal)
+}
+
+function checkInteger(name: string, value: unknown, least: number, most: number): void {
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return
+  throw invalidArgument(`generate: ${name}`, `an integer from ${least} to ${most}`, value)
 }
 
 function stopTextsOf(stop: string | string[] | undefined): string[] {

@@ -7,6 +7,8 @@ import type { Decoder } from '../models/decoder'
 import { oneSequence, Program } from '../program'
 import { Engine } from './engine'
 import { BlockPool } from './kv-blocks'
+import { logprobOf } from './logprobs'
+import type { TokenLogprob } from './logprobs'
 
 /** Tokens of one step at most: a GPU wants more rows for its matrix products than a CPU. */
 const maxBatchTokens = { cpu: 512, cuda: 2048 }
@@ -36,14 +38,14 @@ export class Runtime {
   ) {}
 
   /** Takes the memory of the caches and the workspace. */
-  static async create(decoder: Decoder, cacheTokens: number): Promise<Runtime> {
+  static async create(decoder: Decoder, cacheTokens: number, prefixReuse = true): Promise<Runtime> {
     const { group } = decoder
     const blockCount = Math.ceil(cacheTokens / defaultBlockSize)
     const caches = new KVCaches(group, blockCount)
     const most = stepLimits(group.device)
     const limits = { maxTokens: Math.min(most.maxTokens, cacheTokens), maxSequences: Math.min(most.maxSequences, cacheTokens) }
     const program = await Program.create(group, { ...limits, caches }, (g) => decoder.sample(decoder.hidden(g)))
-    const pool = new BlockPool(blockCount, defaultBlockSize)
+    const pool = new BlockPool(blockCount, defaultBlockSize, prefixReuse)
     const engine = new Engine({
       run: (step) => program.run(step),
       pool,
@@ -73,6 +75,17 @@ export class Runtime {
     } finally {
       this.pool.give(blocks)
     }
+  }
+
+  /** Of each token of a prompt but the first. The logits of some rows at a time pass through JavaScript's memory. */
+  async promptLogprobs(ids: readonly number[], count: number): Promise<TokenLogprob[]> {
+    const { vocabSize } = this.decoder.config
+    const found: TokenLogprob[] = []
+    await this.logits(ids, 'all', (logits) => {
+      for (let row = 0; row < logits.length && found.length < ids.length - 1; row += vocabSize)
+        found.push(logprobOf(logits.subarray(row, row + vocabSize), ids[found.length + 1]!, count))
+    })
+    return found
   }
 
   /** Ends what runs with `error`. The memory goes with the group. */

@@ -1,8 +1,11 @@
 // Decides which sequences go into the next step: one token of every running one, and with the rest of the budget prefills in chunks.
 // Rule: pure bookkeeping over sequences, slots and blocks. It knows no ranks and no promises; every way out of it frees blocks and slot.
 import type { HeddleError } from '../errors'
-import type { StepSpec } from '../program'
+import type { SamplingSpec, StepResult, StepSpec } from '../program'
 import type { BlockPool } from './kv-blocks'
+import { joinedEdits } from './logit-edits'
+import { tokenLogprobs } from './logprobs'
+import { greedy, isGreedy } from './sampling'
 import { Sequence } from './sequence'
 import type { FinishReason, SequenceRequest } from './sequence'
 
@@ -60,18 +63,21 @@ export class Scheduler {
     }
     for (const sequence of [...this.#running]) if (sequence.pending === 1 && sequence.slot >= 0) take(sequence, 1)
     for (const sequence of [...this.#running]) if (sequence.pending > 1 && sequence.slot >= 0) take(sequence, Infinity)
-    while (budget > 0 && this.#admit()) take(this.#running.at(-1)!, Infinity)
+    while (budget > 0 && this.#admit(parts)) take(this.#running.at(-1)!, Infinity)
+    for (const { sequence } of parts) sequence.publish()
     return parts.length > 0 ? { spec: this.#spec(parts), parts } : undefined
   }
 
   /** Takes the tokens of a step that came back: one per part. */
-  complete({ parts }: PlannedStep, tokens: ArrayLike<number>): void {
+  complete({ parts }: PlannedStep, { tokens, logprobs }: StepResult): void {
+    const told = tokenLogprobs(parts.map(samplingOf), logprobs)
     parts.forEach(({ sequence, isLast }, index) => {
       sequence.stepsInFlight--
       if (!isLast || sequence.finished) return // from the middle of a prompt, or surplus: a stop was found meanwhile
       const token = tokens[index]!
       sequence.tokens.push(token)
-      const stops = sequence.request.onToken(token)
+      sequence.publish()
+      const stops = sequence.request.onToken(token, told[index])
       if (stops) this.finish(sequence, 'stop')
       else if (sequence.tokens.length >= sequence.request.maxLength) this.finish(sequence, 'length')
     })
@@ -91,11 +97,20 @@ export class Scheduler {
     for (const sequence of [...this.#running, ...this.#waiting]) this.finish(sequence, outcome)
   }
 
-  /** Starts the first waiting sequence if a slot is free and all of its known tokens find room. */
-  #admit(): boolean {
+  /**
+   * Starts the first waiting sequence if a slot is free and all of its known tokens find room. One whose beginning is being computed in
+   * this very step waits for the next, which can reuse it.
+   */
+  #admit(parts: readonly Part[]): boolean {
     const sequence = this.#waiting[0]
-    if (!sequence || this.#freeSlots.length === 0 || this.#options.pool.hasWaiters) return false
-    if (!sequence.table.reserve(sequence.plannedLength)) return false
+    const { pool } = this.#options
+    if (!sequence || this.#freeSlots.length === 0 || pool.hasWaiters) return false
+    sequence.reuse()
+    const gainsByWaiting = pool.prefixReuse && parts.some((part) => sharesMost(sequence, part, pool.blockSize))
+    if (gainsByWaiting || !sequence.table.reserve(sequence.plannedLength)) {
+      sequence.rewind()
+      return false
+    }
     this.#waiting.shift()
     sequence.slot = this.#freeSlots.pop()!
     this.#running.push(sequence)
@@ -137,15 +152,30 @@ export class Scheduler {
       spec.sequenceStarts.push(spec.tokens.length)
       spec.blockTable.set(sequence.table.blocks, index * blocks)
     })
-    const sampling = parts.map(({ sequence }) => sequence.request.sampling)
+    const sampling = parts.map(samplingOf)
+    const edits = joinedEdits(parts.map(({ sequence, start, count, isLast }) =>
+      isLast ? sequence.request.edits?.at(sequence.tokens, start + count - 1) : undefined))
     return {
       ...spec,
       tokens: Int32Array.from(spec.tokens),
       positions: Int32Array.from(spec.positions),
       sequenceStarts: Int32Array.from(spec.sequenceStarts),
-      ...(sampling.some(({ temperature }) => temperature > 0) && { sampling })
+      ...(!sampling.every(isGreedy) && { sampling }),
+      ...(edits && { edits })
     }
   }
+}
+
+/** What is sampled in the middle of a prompt is dropped, so it costs no more than it must. */
+const samplingOf = ({ sequence, isLast }: Part): SamplingSpec => (isLast ? sequence.request.sampling : greedy)
+
+/** Whether at least half of what a sequence still has to compute is what this part computes. */
+function sharesMost(sequence: Sequence, { sequence: other, start, count }: Part, blockSize: number): boolean {
+  const most = Math.min(start + count, other.tokens.length, sequence.tokens.length - 1)
+  let shared = 0
+  while (shared < most && sequence.tokens[shared] === other.tokens[shared]) shared++
+  const gained = shared - (shared % blockSize) - sequence.submitted
+  return gained > 0 && 2 * gained >= sequence.tokens.length - sequence.submitted
 }
 
 function submit(sequence: Sequence, count: number): Part {

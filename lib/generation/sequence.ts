@@ -1,6 +1,8 @@
 // One sequence of tokens on its way through the engine: what is known, what is submitted, and who wants to hear of it.
 import type { HeddleError } from '../errors'
 import type { SamplingSpec } from '../program'
+import type { TokenLogprob } from './logprobs'
+import type { LogitEdits } from './logit-edits'
 import { BlockTable } from './kv-blocks'
 import type { BlockPool } from './kv-blocks'
 
@@ -9,10 +11,11 @@ export type FinishReason = 'stop' | 'length' | 'aborted'
 export interface SequenceRequest {
   promptIds: readonly number[]
   sampling: SamplingSpec
+  edits?: LogitEdits
   /** tokens of prompt and answer together, at most */
   maxLength: number
   /** Takes a new token; true ends the sequence with 'stop'. */
-  onToken: (id: number) => boolean
+  onToken: (id: number, logprob?: TokenLogprob) => boolean
   /** Called once, when blocks and slot are free again. */
   onFinish: (outcome: FinishReason | HeddleError) => void
 }
@@ -28,6 +31,8 @@ export class Sequence {
   /** steps submitted and not yet back */
   stepsInFlight = 0
   slot = -1
+  /** tokens of the prompt that the cache held when the sequence began; undefined before */
+  cachedCount: number | undefined
   finished = false
 
   constructor(
@@ -47,6 +52,17 @@ export class Sequence {
   /** Token `index` as a step takes it: its id, or where the ranks find it when it has not come back yet. */
   stepToken(index: number): number {
     return this.tokens[index] ?? -1 - this.slot
+  }
+
+  /** Begins with what the cache holds of the known tokens. */
+  reuse(): void {
+    this.submitted = this.table.reuse(this.tokens)
+    this.cachedCount ??= this.submitted
+  }
+
+  /** Lets others reuse what is known and submitted. */
+  publish(): void {
+    this.table.publish(this.tokens, Math.min(this.submitted, this.tokens.length))
   }
 
   /** Back to the start, to be computed again from the tokens that are known. Only with no step in flight. */

@@ -145,8 +145,9 @@ struct TokenLogprob {
 // What a run gives back, from rank 0 alone: every rank holds the same.
 struct RunResult {
   std::vector<int32_t> tokens;                        // [sequenceCount] where the program samples
-  std::vector<TokenLogprob> logprobs;                 // of each sequence that asks: the chosen token, then the likeliest, best first
   std::map<std::string, HostMatrix> outputs;
+  // Of each sequence that asks: the chosen token, then the likeliest, best first.
+  std::vector<TokenLogprob> logprobs = {};
 };
 
 using Result = std::variant<std::monostate, RunResult, HostMatrix>;

@@ -10,6 +10,7 @@
 #include "cuda/linear.h"
 #include "cuda/linear_choices.h"
 #include "cuda/linear_lt.h"
+#include "cuda/logprobs.h"
 #include "cuda/operations.h"
 #include "cuda/sample.h"
 
@@ -77,6 +78,7 @@ StepView CudaBackend::begin_step(const Step& step) {
   slots_.check(step);
   sampling_.slots = step.slots;
   sampling_.sampling = step.sampling;
+  sampling_.edits = step.edits;
   sampling_.sampling.resize(step.slots.size());         // none given: greedy
   shape_ = shape_of(step);
   step_ = state_.submit(step, shape_);
@@ -131,6 +133,16 @@ void CudaBackend::sample(const StepView& step, View logits, const SampleSpec& sp
   cuda::sample(device_, {step_, shape_, logits, spec, methods, most_columns(logits.width, communicator_)}, communicator_);
   slots_.mark_sampled(sampling_);
   download(tokens, step_.sampled, static_cast<size_t>(step.sequence_count) * sizeof(int32_t));
+}
+
+// The tokens are where sample left them.
+void CudaBackend::logprobs(const StepView& step, View logits, const SampleSpec& spec, Communicator&, const int32_t*,
+                           std::vector<TokenLogprob>& found) {
+  const SampleMethods methods = sample_methods(sampling_, spec.vocab_size);
+  cuda::logprobs(device_, {step_, shape_, logits, spec, methods, 0}, communicator_);
+  std::vector<TokenLogprob> rows(static_cast<size_t>(step.sequence_count) * (1 + kMaxLogprobs));
+  download(rows.data(), step_.logprobs, rows.size() * sizeof(TokenLogprob));
+  append_logprobs(sampling_.sampling, rows.data(), found);
 }
 
 void CudaBackend::synchronize() {

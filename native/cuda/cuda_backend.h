@@ -47,6 +47,8 @@ class CudaBackend final : public Backend {
   void attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec, View y) override;
   void last_rows(const StepView& step, View x, View y) override;
   void sample(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator, int32_t* tokens) override;
+  void logprobs(const StepView& step, View logits, const SampleSpec& spec, Communicator& communicator, const int32_t* tokens,
+                std::vector<TokenLogprob>& found) override;
   void synchronize() override;
 
   const Device& device() const { return device_; }

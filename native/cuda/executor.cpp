@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "cuda/device_wait.h"
+#include "cuda/logprobs.h"
 
 namespace heddle::cuda {
 
@@ -28,6 +29,7 @@ CudaExecutor::CudaExecutor(const ProgramPlan& program, DType dtype, const Device
   if (options.graphs && overlaps_) graphs_ = std::make_unique<Graphs>(device, communicator, eager);
   for (Flight& flight : flights_) {
     flight.tokens = pinned_memory(static_cast<size_t>(program_.max_sequences) * sizeof(int32_t));
+    flight.logprobs = pinned_memory(static_cast<size_t>(program_.max_sequences) * (1 + kMaxLogprobs) * sizeof(TokenLogprob));
     flight.done = make_event();
   }
 }
@@ -72,6 +74,8 @@ void CudaExecutor::submit(const Step& step, Flight& flight, const std::atomic<bo
   if (vocab_size_ > 0) {
     slots_.mark_sampled(step);
     copy_tokens(run.step, flight);
+    flight.sampling = run.methods.logprobs ? step.sampling : std::vector<SamplingParams>();
+    if (run.methods.logprobs) copy_logprobs(run.step, flight);
   }
   check(cudaEventRecord(flight.done.get(), device_.stream()), "Program");
 }
@@ -89,6 +93,11 @@ StepShape CudaExecutor::bucket_shape(int64_t sequences) const {
 void CudaExecutor::copy_tokens(const DeviceStep& step, const Flight& flight) {
   const auto bytes = static_cast<size_t>(flight.shape.sequences) * sizeof(int32_t);
   check(cudaMemcpyAsync(flight.tokens.data(), step.sampled, bytes, cudaMemcpyDeviceToHost, device_.stream()), "sample");
+}
+
+void CudaExecutor::copy_logprobs(const DeviceStep& step, const Flight& flight) {
+  const auto bytes = static_cast<size_t>(flight.shape.sequences) * (1 + kMaxLogprobs) * sizeof(TokenLogprob);
+  check(cudaMemcpyAsync(flight.logprobs.data(), step.logprobs, bytes, cudaMemcpyDeviceToHost, device_.stream()), "logprobs");
 }
 
 bool CudaExecutor::ready() const {
@@ -110,6 +119,7 @@ RunResult CudaExecutor::result(const Flight& flight) {
   if (vocab_size_ > 0) {
     const auto* tokens = static_cast<const int32_t*>(flight.tokens.data());
     result.tokens.assign(tokens, tokens + flight.shape.sequences);
+    append_logprobs(flight.sampling, static_cast<const TokenLogprob*>(flight.logprobs.data()), result.logprobs);
   }
   if (communicator_.rank() != 0) return result;
   for (size_t i = 0; i < program_.nodes.size(); ++i) {

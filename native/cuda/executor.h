@@ -4,6 +4,7 @@
 #include <array>
 #include <exception>
 #include <memory>
+#include <vector>
 
 #include "core/executor.h"
 #include "cuda/graphs.h"
@@ -41,6 +42,8 @@ class CudaExecutor final : public Executor {
   static constexpr size_t kRing = 2;                  // steps under way at most
   struct Flight {
     Buffer tokens;                                    // page-locked [maxSequences]
+    Buffer logprobs;                                  // page-locked [maxSequences, 1 + kMaxLogprobs]
+    std::vector<SamplingParams> sampling;             // of the step where it asks for logprobs, else empty
     Event done;
     StepShape shape;                                  // of the step itself
     std::exception_ptr failure;                       // of its submission
@@ -50,6 +53,7 @@ class CudaExecutor final : public Executor {
   bool is_decode(const StepShape& shape) const;
   StepShape bucket_shape(int64_t sequences) const;
   void copy_tokens(const DeviceStep& step, const Flight& flight);
+  void copy_logprobs(const DeviceStep& step, const Flight& flight);
   RunResult result(const Flight& flight);
   HostMatrix download(int32_t value, const StepShape& shape);
 

@@ -4,6 +4,7 @@
 #include <bit>
 #include <vector>
 
+#include "cuda/sample_edits.h"
 #include "cuda/sample_plan.h"
 
 namespace heddle::cuda {
@@ -112,7 +113,12 @@ void add_method(SampleMethods& methods, const SamplingParams& params, int64_t vo
 SampleMethods sample_methods(const Step& step, int64_t vocab_size) {
   SampleMethods methods;
   methods.greedy = step.sampling.empty();
-  for (const SamplingParams& params : step.sampling) add_method(methods, params, vocab_size);
+  methods.edits = !step.edits.empty();
+  methods.logprobs = asks_for_logprobs(step);
+  for (const SamplingParams& params : step.sampling) {
+    add_method(methods, params, vocab_size);
+    methods.edits = methods.edits || params.has_penalties();
+  }
   return methods;
 }
 
@@ -150,6 +156,7 @@ void sample(const Device& device, const SampleCall& call, DeviceCommunicator& co
   const auto gather = [&](const void* mine, size_t bytes, void* all) {
     if (plan.ranks > 1) communicator.gather(mine, bytes, all);
   };
+  if (call.methods.edits) edit_logits(device, call);
   if (plan.best) launch_find_best(device, kernels);
   if (plan.picks) launch_find_picks(device, kernels);
   if (plan.kept > 0) launch_find_candidates(device, kernels);
@@ -164,6 +171,7 @@ void sample(const Device& device, const SampleCall& call, DeviceCommunicator& co
     launch_find_likely(device, kernels);
   }
   launch_choose(device, kernels);
+  if (call.methods.edits) restore_logits(device, call);
 }
 
 }  // namespace heddle::cuda

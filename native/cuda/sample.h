@@ -15,6 +15,8 @@ struct SampleMethods {
   bool min_p = false;                                 // … some of them with min-p, for which the largest logit is needed first
   bool candidates = false;                            // top-k of at most kMaxExchangedCandidates
   bool all_logits = false;                            // top-p without top-k, or a larger top-k
+  bool edits = false;                                 // bias or penalties
+  bool logprobs = false;
   int32_t most_candidates = 0;                        // largest top-k among `candidates`, rounded up to a power of two
   bool operator==(const SampleMethods&) const = default;
 };

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "cuda/attention.h"
 #include "cuda/experts.h"
+#include "cuda/logprobs.h"
 #include "cuda/operations.h"
 
 namespace heddle::cuda {
@@ -175,7 +176,9 @@ void StageRunner::need_norm(int32_t index, const StepRun& run) {
 void StageRunner::run_sample(int32_t index, const StepRun& run) {
   const View logits = view(input(index), run.shape);
   if (most_columns_ == 0) most_columns_ = most_columns(logits.width, communicator_);
-  sample(device_, {run.step, run.shape, logits, node(index).sample, run.methods, most_columns_}, communicator_);
+  const SampleCall call = {run.step, run.shape, logits, node(index).sample, run.methods, most_columns_};
+  sample(device_, call, communicator_);
+  if (run.methods.logprobs) logprobs(device_, call, communicator_);
 }
 
 // The sum may have the memory of either term; the operation expects it to be that of the first.

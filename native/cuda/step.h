@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "core/message.h"
+
 namespace heddle::cuda {
 
 // As SamplingParams, for the device.
@@ -12,13 +14,27 @@ struct DeviceSampling {
   float top_p;
   float min_p;
   uint64_t seed;
+  float repetition_penalty;
+  float presence_penalty;
+  float frequency_penalty;
+  int32_t answer_start;
+  int32_t logprobs;
+  int32_t penalties;                                  // 1: some are on; 0: none
+};
+
+// As LogitEdit, with room for the logit that it changes.
+struct alignas(16) DeviceEdit {
+  int32_t id;
+  int32_t count;
+  float bias;
+  float original;
 };
 
 struct StepCounts {
   int32_t tokens;
   int32_t sequences;
   int32_t blocks_per_sequence;                        // row length of the block table
-  int32_t padding;
+  int32_t first_edit;                                 // where the edits begin in the block that begins with this, in DeviceEdits
 };
 
 // All pointers are device memory. Rows at or beyond `counts` are padding of a bucket: a kernel that reads these arrays by row or
@@ -32,8 +48,11 @@ struct DeviceStep {
   const int32_t* slots = nullptr;                     // [sequences]
   const int32_t* block_table = nullptr;               // [sequences, blocks_per_sequence]
   const DeviceSampling* sampling = nullptr;           // [sequences]
+  const int32_t* edit_starts = nullptr;               // [sequences + 1] a sequence with penalties has one more, last, for the kernel
+  DeviceEdit* edit_base = nullptr;                    // edits lie behind what grows, so the counts say where
   int32_t* last_tokens = nullptr;                     // [kMaxSlots] by slot: read by embed, written by sample
   int32_t* sampled = nullptr;                         // [sequences] result of sample
+  TokenLogprob* logprobs = nullptr;                   // [sequences, 1 + kMaxLogprobs] result of logprobs
 };
 
 // What launches are sized by. In a graph the numbers are those of the bucket: upper bounds of every step that it serves.

@@ -15,9 +15,9 @@ namespace {
 // Blocks of a sequence that a new state has room for: contexts of 4096 tokens in blocks of 16.
 constexpr int64_t kFirstBlocksPerSequence = 256;
 
-// Offsets of the arrays in the block. The block table is last, since its rows grow with the contexts.
+// Offsets of the arrays in the block. The block table is behind them, since its rows grow with the contexts, and edits of logits are last.
 struct Layout {
-  size_t counts, sampling, tokens, positions, sequence_of_token, sequence_starts, slots, block_table;
+  size_t counts, sampling, tokens, positions, sequence_of_token, sequence_starts, slots, edit_starts, block_table;
 
   explicit Layout(const StepShape& room) {
     const auto token_count = static_cast<size_t>(room.tokens);
@@ -31,9 +31,19 @@ struct Layout {
     sequence_of_token = place(token_count * sizeof(int32_t));
     sequence_starts = place((sequence_count + 1) * sizeof(int32_t));
     slots = place(sequence_count * sizeof(int32_t));
+    edit_starts = place((sequence_count + 1) * sizeof(int32_t));
     block_table = end;
   }
+
+  // Behind the block table of this step.
+  size_t edits(const Step& step) const { return (block_table + step.block_table.size() * sizeof(int32_t) + 15) / 16 * 16; }
 };
+
+// A sequence with penalties has a place for the token that its list does not count.
+size_t edit_count(const Step& step) {
+  const auto extra = std::count_if(step.sampling.begin(), step.sampling.end(), [](const SamplingParams& params) { return params.has_penalties(); });
+  return step.edits.size() + static_cast<size_t>(extra);
+}
 
 template <class T>
 T* at(void* block, size_t offset) {
@@ -48,8 +58,25 @@ void put(void* block, size_t offset, const std::vector<int32_t>& values, size_t 
 void put_sampling(DeviceSampling* target, const Step& step) {
   for (size_t i = 0; i < step.slots.size(); ++i) {
     const SamplingParams params = step.sampling.empty() ? SamplingParams{} : step.sampling[i];
-    target[i] = {params.temperature, params.top_k, params.top_p, params.min_p, params.seed};
+    target[i] = {params.temperature, params.top_k, params.top_p, params.min_p, params.seed,
+                 params.repetition_penalty, params.presence_penalty, params.frequency_penalty, params.answer_start, params.logprobs,
+                 params.has_penalties() ? 1 : 0};
   }
+}
+
+void put_edits(const Step& step, const StepShape& room, int32_t* starts, DeviceEdit* edits) {
+  int32_t end = 0;
+  for (size_t i = 0; i < step.slots.size(); ++i) {
+    starts[i] = end;
+    if (!step.edits.empty()) {
+      for (int32_t k = step.edit_starts[i]; k < step.edit_starts[i + 1]; ++k) {
+        const LogitEdit& edit = step.edits[static_cast<size_t>(k)];
+        edits[end++] = {edit.id, edit.count, edit.bias, 0};
+      }
+    }
+    if (!step.sampling.empty() && step.sampling[i].has_penalties()) edits[end++] = {-1, -1, 0, 0};
+  }
+  std::fill(starts + step.slots.size(), starts + room.sequences + 1, end);
 }
 
 void put_sequences(const Step& step, const StepShape& room, int32_t* sequence_of_token, int32_t* sequence_starts) {
@@ -66,13 +93,15 @@ void put_sequences(const Step& step, const StepShape& room, int32_t* sequence_of
 void pack(const Step& step, const StepShape& room, const Layout& layout, void* block) {
   std::memset(block, 0, layout.block_table);
   *at<StepCounts>(block, layout.counts) = {static_cast<int32_t>(step.token_count()), static_cast<int32_t>(step.sequence_count()),
-                                           static_cast<int32_t>(step.blocks_per_sequence()), 0};
+                                           static_cast<int32_t>(step.blocks_per_sequence()),
+                                           static_cast<int32_t>(layout.edits(step) / sizeof(DeviceEdit))};
   put_sampling(at<DeviceSampling>(block, layout.sampling), step);
   put(block, layout.tokens, step.tokens, step.positions.size());
   put(block, layout.positions, step.positions, step.positions.size());
   put_sequences(step, room, at<int32_t>(block, layout.sequence_of_token), at<int32_t>(block, layout.sequence_starts));
   put(block, layout.slots, step.slots, step.slots.size());
   put(block, layout.block_table, step.block_table, step.block_table.size());
+  put_edits(step, room, at<int32_t>(block, layout.edit_starts), at<DeviceEdit>(block, layout.edits(step)));
 }
 
 void expect_room(const Step& step, const StepShape& room) {
@@ -136,6 +165,9 @@ void StepState::reserve_results(int64_t sequences) {
   Buffer grown = device_.allocate(std::max(bytes, 2 * sampled_.bytes()), "results of sampling");
   std::swap(sampled_, grown);
   outgrown_.push_back(std::move(grown));
+  Buffer logprobs = device_.allocate(sampled_.bytes() / sizeof(int32_t) * (1 + kMaxLogprobs) * sizeof(TokenLogprob), "log-probabilities");
+  std::swap(logprobs_, logprobs);
+  outgrown_.push_back(std::move(logprobs));
   ++epoch_;
 }
 
@@ -165,7 +197,7 @@ StepState::Entry& StepState::next_entry() {
 DeviceStep StepState::submit(const Step& step, const StepShape& room) {
   expect_room(step, room);
   const Layout layout(room);
-  const size_t bytes = layout.block_table + step.block_table.size() * sizeof(int32_t);
+  const size_t bytes = layout.edits(step) + edit_count(step) * sizeof(DeviceEdit);
   reserve(bytes);
   reserve_results(room.sequences);
   Entry& entry = next_entry();
@@ -188,6 +220,9 @@ DeviceStep StepState::device_step(const StepShape& room) const {
   step.slots = at<int32_t>(block, layout.slots);
   step.block_table = at<int32_t>(block, layout.block_table);
   step.sampling = at<DeviceSampling>(block, layout.sampling);
+  step.edit_starts = at<int32_t>(block, layout.edit_starts);
+  step.edit_base = at<DeviceEdit>(block, 0);
+  step.logprobs = static_cast<TokenLogprob*>(logprobs_.data());
   step.last_tokens = slots_.data();
   step.sampled = static_cast<int32_t*>(sampled_.data());
   return step;

@@ -67,6 +67,7 @@ class StepState {
   SlotTokens& slots_;
   Buffer block_;                                      // device
   Buffer sampled_;                                    // device, results of sample
+  Buffer logprobs_;                                   // device, results of logprobs
   std::array<Entry, kRing> ring_;
   size_t turn_ = 0;
   std::vector<Buffer> outgrown_;                      // kept: freeing waits for the GPU, where peers may be waiting for this rank

@@ -75,20 +75,24 @@ test('a misspelled option is refused', () => {
   )
 })
 
+const context = (contextLength: number, ...eosTokenIds: number[]) => ({ contextLength, eosTokenIds, defaults: plain })
+
 test('limits: the context, maxNewTokens, end tokens', () => {
-  expect(answerLimits({}, 10, 512, [2])).toEqual({ maxLength: 512, stopIds: new Set([2]), stopTexts: [] })
-  expect(answerLimits({ maxNewTokens: 5, stopTokenIds: [7], stop: 'x' }, 10, 512, [2])).toEqual({
+  expect(answerLimits({}, 10, context(512, 2))).toEqual({ maxLength: 512, minNewTokens: 0, stopIds: new Set([2]), stopTexts: [] })
+  expect(answerLimits({ maxNewTokens: 5, stopTokenIds: [7], stop: 'x' }, 10, context(512, 2))).toEqual({
     maxLength: 15,
+    minNewTokens: 0,
     stopIds: new Set([2, 7]),
     stopTexts: ['x']
   })
-  expect(answerLimits({ maxNewTokens: 50, ignoreEos: true, stop: ['x', 'y'] }, 500, 512, [2])).toEqual({
+  expect(answerLimits({ maxNewTokens: 50, ignoreEos: true, stop: ['x', 'y'] }, 500, context(512, 2))).toEqual({
     maxLength: 512,
+    minNewTokens: 0,
     stopIds: new Set(),
     stopTexts: ['x', 'y']
   })
-  expect(answerLimits({}, 512, 512, []).maxLength).toBe(512)
-  expect(() => answerLimits({}, 513, 512, [])).toThrow(
+  expect(answerLimits({}, 512, context(512)).maxLength).toBe(512)
+  expect(() => answerLimits({}, 513, context(512))).toThrow(
     expect.objectContaining({ code: 'invalid_argument', message: expect.stringMatching(/at most 512.*513/) })
   )
 })

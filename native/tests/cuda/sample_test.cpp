@@ -1,10 +1,13 @@
 // Sampling on the device against the CPU's: the same tokens for every kind of sampling, at every size, whatever the logits are.
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <thread>
 
 #include "comm/local/local.h"
+#include "cpu/logprobs.h"
 #include "cpu/sample.h"
+#include "cuda/logprobs.h"
 #include "cuda/sample.h"
 #include "cuda/sample_plan.h"
 #include "on_device.h"
@@ -318,6 +321,112 @@ HEDDLE_TEST(cuda_sample_plan_shortens_long_candidate_lists) {
   call.logits.width = 151936 / 8;
   check(cuda::plan_sample(call, 8).candidates == 1024, "ranks exchange no more than they must");
   check(cuda::plan_sample(call, 8).bytes % 16 == 0, "messages are whole vectors");
+}
+
+
+// ---- bias, penalties, log-probabilities ----
+
+struct Told {
+  Tokens tokens;
+  std::vector<TokenLogprob> logprobs;
+};
+
+// Every way of sampling, with lists of edits and without, asking for logprobs and not. Sequence i ends with token 3 * i + 1.
+Step edited_step(int64_t vocab, int32_t position) {
+  Sampling sampling = all_kinds();
+  Step step;
+  for (size_t i = 0; i < sampling.size(); ++i) {
+    SamplingParams& params = sampling[i];
+    if (i % 3 != 0) {
+      params.repetition_penalty = 1.3f;
+      params.presence_penalty = 0.5f;
+      params.frequency_penalty = -0.25f;
+      params.answer_start = i % 2 == 0 ? 0 : position + 1;
+    }
+    params.logprobs = i % 4 == 3 ? -1 : static_cast<int32_t>(i % 4 * 7);
+  }
+  step = sampling_step(sampling, position);
+  Random random(11);
+  for (size_t i = 0; i < sampling.size(); ++i) {
+    step.tokens[i] = static_cast<int32_t>(3 * i + 1);
+    step.edit_starts.push_back(static_cast<int32_t>(step.edits.size()));
+    if (i % 5 == 4) continue;
+    for (int32_t id = static_cast<int32_t>(i % 3); id < vocab; id += 1 + static_cast<int32_t>(random.below(4))) {
+      const float bias = random.below(10) == 0 ? -kInfinity : random.below(2) == 0 ? 0.0f : random.uniform(-2, 2);
+      step.edits.push_back({id, static_cast<int32_t>(random.below(4)) - 1, bias});
+    }
+  }
+  step.edit_starts.push_back(static_cast<int32_t>(step.edits.size()));
+  return step;
+}
+
+Told told_by_cpu(const Matrix& logits, const Step& step) {
+  const auto communicators = comm::create_local(1);
+  StepView view = {step.token_count(),          step.sequence_count(), 0,       step.tokens.data(), step.positions.data(),
+                   step.sequence_starts.data(), step.slots.data(),     nullptr, step.sampling.data()};
+  view.edit_starts = step.edit_starts.data();
+  view.edits = step.edits.data();
+  Told told{Tokens(step.slots.size(), -1), {}};
+  Matrix copy = logits;
+  cpu::sample(view, copy.view(), {0, logits.width}, *communicators[0], told.tokens.data());
+  cpu::logprobs(view, copy.view(), {0, logits.width}, *communicators[0], told.tokens.data(), told.logprobs);
+  return told;
+}
+
+Told told_by_rank(const cuda::Device& device, const Shard& shard, const Step& step, cuda::DeviceCommunicator& communicator) {
+  const StepOnDevice on(device, step, {shard.logits.rows, shard.logits.rows, 1, step.positions[0] + 1});
+  const DeviceMatrix logits(device, shard.logits);
+  cuda::SampleCall call{on.step, on.shape, logits.view(), shard.spec, cuda::sample_methods(step, shard.spec.vocab_size), 0};
+  call.most_columns = cuda::most_columns(logits.view().width, communicator);
+  Told told;
+  for (int round = 0; round < 2; ++round) {           // the same again, as a replayed graph would
+    cuda::sample(device, call, communicator);
+    const std::vector<float> left = logits.read("logits");
+    check(std::memcmp(left.data(), shard.logits.values.data(), left.size() * sizeof(float)) == 0, "the logits are changed");
+  }
+  cuda::logprobs(device, call, communicator);
+  told.tokens = read_int32(device, on.step.sampled, step.sequence_count());
+  std::vector<TokenLogprob> rows(static_cast<size_t>(step.sequence_count()) * (1 + kMaxLogprobs));
+  to_host(device, rows.data(), on.step.logprobs, rows.size() * sizeof(TokenLogprob));
+  cuda::append_logprobs(step.sampling, rows.data(), told.logprobs);
+  return told;
+}
+
+void check_told(const Told& told, const Told& expected, const char* what) {
+  check(told.tokens == expected.tokens, what, ": tokens");
+  if (!check(told.logprobs.size() == expected.logprobs.size(), what, ": number of logprobs")) return;
+  for (size_t i = 0; i < told.logprobs.size(); ++i) {
+    check(told.logprobs[i].id == expected.logprobs[i].id, what, ": id of logprob ", i);
+    check_close(told.logprobs[i].logprob, expected.logprobs[i].logprob, 1e-5, what, ": logprob ", i);
+  }
+}
+
+HEDDLE_TEST(sample_edits_and_logprobs_on_a_gpu_are_those_of_the_cpu) {
+  const auto rows = static_cast<int64_t>(all_kinds().size());
+  for (const int64_t vocab : {5, 61, 3000}) {
+    Matrix logits = random_logits(rows, vocab, 21);
+    logits.values[3] = kNan;
+    const Step step = edited_step(std::min<int64_t>(vocab, 700), 9);
+    if (vocab < 3 * rows) {
+      Step small = step;
+      for (int32_t& token : small.tokens) token %= static_cast<int32_t>(vocab);
+      const cuda::Device device(0);
+      SingleRank communicator(device);
+      check_told(told_by_rank(device, shard_of(logits, 0, vocab, vocab, rows), small, communicator), told_by_cpu(logits, small), "small");
+      continue;
+    }
+    const Told expected = told_by_cpu(logits, step);
+    {
+      const cuda::Device device(0);
+      SingleRank communicator(device);
+      check_told(told_by_rank(device, shard_of(logits, 0, vocab, vocab, rows + 3), step, communicator), expected, "one rank, in a bucket");
+    }
+    const int64_t width = (vocab + 3) / 4;
+    on_ranks(4, [&](const cuda::Device& device, cuda::DeviceCommunicator& communicator) {
+      const int64_t first = communicator.rank() * width;
+      check_told(told_by_rank(device, shard_of(logits, first, first + width, width, rows), step, communicator), expected, "four ranks");
+    });
+  }
 }
 
 }  // namespace

@@ -1,0 +1,83 @@
+// What changes the logits of one sequence before a token is chosen, as a short list of ids for the ranks, which do the arithmetic
+// (LogitEdit in native/core/message.h). Rule: the list counts every token but the last one of a step: that one may be known to the ranks
+// alone, and they count it themselves. So a sequence with penalties runs ahead like any other.
+import type { StepEdits } from '../program'
+
+/** Parallel lists: how often an id is in the answer (0: in the prompt alone, -1: not counted), and what is added to its logit. */
+export interface EditList {
+  ids: number[]
+  counts: number[]
+  biases: number[]
+}
+
+export interface LogitEditOptions {
+  promptLength: number
+  /** added to the logit of an id */
+  bias: ReadonlyMap<number, number>
+  /** ids that cannot come among the first `banCount` tokens of the answer */
+  bannedIds: readonly number[]
+  banCount: number
+  /** whether tokens that came are counted */
+  counts: boolean
+}
+
+export class LogitEdits {
+  readonly #list: EditList = { ids: [], counts: [], biases: [] }
+  readonly #places = new Map<number, number>()
+  #counted = 0
+
+  constructor(private readonly options: LogitEditOptions) {
+    for (const [id, bias] of options.bias) this.#list.biases[this.#placeOf(id)] = bias
+  }
+
+  /** The list for a step that ends with position `last` of these tokens, which are known up to there, or up to the one before. */
+  at(tokens: readonly number[], last: number): EditList {
+    const { promptLength, bannedIds, banCount, counts } = this.options
+    const known = last >= promptLength ? last : last + 1
+    if (counts) for (; this.#counted < known; this.#counted++) this.#count(tokens[this.#counted]!, this.#counted)
+    return last + 1 < promptLength + banCount ? this.#banned(bannedIds) : this.#list
+  }
+
+  #count(id: number, position: number): void {
+    const place = this.#placeOf(id)
+    const count = Math.max(this.#list.counts[place]!, 0)
+    this.#list.counts[place] = position >= this.options.promptLength ? count + 1 : count
+  }
+
+  #banned(bannedIds: readonly number[]): EditList {
+    const list = { ids: [...this.#list.ids], counts: [...this.#list.counts], biases: [...this.#list.biases] }
+    for (const id of bannedIds) {
+      const place = this.#places.get(id)
+      if (place !== undefined) list.biases[place] = -Infinity
+      else push(list, id, -Infinity)
+    }
+    return list
+  }
+
+  #placeOf(id: number): number {
+    const existing = this.#places.get(id)
+    if (existing !== undefined) return existing
+    push(this.#list, id, 0)
+    this.#places.set(id, this.#list.ids.length - 1)
+    return this.#list.ids.length - 1
+  }
+}
+
+function push(list: EditList, id: number, bias: number): void {
+  list.ids.push(id)
+  list.counts.push(-1)
+  list.biases.push(bias)
+}
+
+/** The lists of a step's sequences, one behind the other, as the ranks take them; nothing where all are empty. */
+export function joinedEdits(lists: readonly (EditList | undefined)[]): StepEdits | undefined {
+  const starts = [0]
+  for (const list of lists) starts.push(starts.at(-1)! + (list?.ids.length ?? 0))
+  if (starts.at(-1) === 0) return undefined
+  return {
+    starts: Int32Array.from(starts),
+    ids: Int32Array.from(lists.flatMap((list) => list?.ids ?? [])),
+    counts: Int32Array.from(lists.flatMap((list) => list?.counts ?? [])),
+    biases: Float32Array.from(lists.flatMap((list) => list?.biases ?? []))
+  }
+}
