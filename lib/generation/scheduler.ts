@@ -112,6 +112,7 @@ export class Scheduler {
       return false
     }
     this.#waiting.shift()
+    sequence.cachedCount ??= sequence.submitted
     sequence.slot = this.#freeSlots.pop()!
     this.#running.push(sequence)
     return true

@@ -57,7 +57,6 @@ export class Sequence {
   /** Begins with what the cache holds of the known tokens. */
   reuse(): void {
     this.submitted = this.table.reuse(this.tokens)
-    this.cachedCount ??= this.submitted
   }
 
   /** Lets others reuse what is known and submitted. */

@@ -42,7 +42,7 @@ void LogitEdits::edit_sequence(const StepView& step, View logits, const SampleSp
     *place = edited(*place, edit, params);
   };
   int32_t uncounted = uncounted_token(step, sequence);
-  if (step.edits) {
+  if (step.edit_starts) {
     for (int32_t i = step.edit_starts[sequence]; i < step.edit_starts[sequence + 1]; ++i) {
       LogitEdit edit = step.edits[i];
       if (edit.id == uncounted) {

@@ -30,10 +30,11 @@ StepView StepState::begin(const Step& step) {
   sampling_.resize(slots_.size());  // none given: greedy
   edit_starts_ = step.edit_starts;
   edits_ = step.edits;
+  const bool edits = !edits_.empty();
   return {step.token_count(), step.sequence_count(), step.blocks_per_sequence(),
           tokens_.data(),     positions_.data(),     sequence_starts_.data(),
           slots_.data(),      block_table_.data(),   sampling_.data(),
-          edits_.empty() ? nullptr : edit_starts_.data(), edits_.data()};
+          edits ? edit_starts_.data() : nullptr, edits ? edits_.data() : nullptr};
 }
 
 }  // namespace heddle::cpu

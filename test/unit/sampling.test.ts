@@ -1,6 +1,6 @@
 // Options of a generation: what is drawn how, what ends the answer, and which values are refused by name.
 import { answerLimits, checkGenerateOptions } from '../../lib/generation/options'
-import { samplingSpec } from '../../lib/generation/sampling'
+import { biasOf, isGreedy, samplingSpec, seedOf } from '../../lib/generation/sampling'
 import type { SamplingOptions } from '../../lib/generation/sampling'
 import type { GenerationConfig } from '../../lib/models/generation-config'
 
@@ -45,6 +45,10 @@ test.each<[string, unknown[]]>([
   ['topK', [-1, 1.5, NaN, 2 ** 31, '5']],
   ['topP', [0, -0.1, 1.1, NaN, '0.5']],
   ['minP', [-0.1, 1.1, NaN]],
+  ['repetitionPenalty', [0, -1, NaN, 101, '1']],
+  ['presencePenalty', [-2.1, 2.1, NaN, '1', null]],
+  ['frequencyPenalty', [-2.1, 2.1, NaN, '1', null]],
+  ['logitBias', [5, 'x', null, [1], { x: 1 }, { '-1': 1 }, { 1.5: 1 }, { 5: NaN }, { 5: Infinity }, { 5: '1' }, { 5: undefined }, new Map([['a', 1]])]],
   ['seed', [-1, 1.5, NaN, 2 ** 53, '1']],
   ['doSample', [1, 'yes', null]]
 ])('%s is refused where it makes no sense', (name, values) => {
@@ -59,6 +63,10 @@ test.each<[string, unknown[]]>([
   ['maxNewTokens', [0, -1, 1.5, NaN, '5', null]],
   ['stop', ['', [''], [1], 5]],
   ['stopTokenIds', [5, ['x'], [1.5]]],
+  ['minNewTokens', [-1, 1.5, NaN, '5', null]],
+  ['n', [0, -1, 1.5, 1025, '2', null]],
+  ['logprobs', [-1, 21, 1.5, true, null]],
+  ['echo', [1, 'yes', null]],
   ['ignoreEos', [1, null]],
   ['signal', [{}, 'x', null, new AbortController()]]
 ])('%s is refused where it makes no sense', (name, values) => {
@@ -95,4 +103,43 @@ test('limits: the context, maxNewTokens, end tokens', () => {
   expect(() => answerLimits({}, 513, context(512))).toThrow(
     expect.objectContaining({ code: 'invalid_argument', message: expect.stringMatching(/at most 512.*513/) })
   )
+})
+
+test('limits that generation_config.json suggests, and options that win', () => {
+  const defaults = { ...plain, maxNewTokens: 20, minNewTokens: 4, stopTexts: ['a', 'b'] }
+  const suggestion = { contextLength: 512, eosTokenIds: [2], defaults }
+  expect(answerLimits({}, 10, suggestion)).toMatchObject({ maxLength: 30, minNewTokens: 4, stopTexts: ['a', 'b'] })
+  expect(answerLimits({ maxNewTokens: 50, minNewTokens: 0, stop: 'c' }, 10, suggestion)).toMatchObject({
+    maxLength: 60,
+    minNewTokens: 0,
+    stopTexts: ['c']
+  })
+  expect(answerLimits({ minNewTokens: 25 }, 10, suggestion).maxLength).toBe(35)
+  expect(() => checkGenerateOptions({ minNewTokens: 6, maxNewTokens: 5 })).toThrow(/minNewTokens: expected an integer from 0 to 5, got 6/)
+})
+
+test('penalties apply to greedy choices, too, and only those that are on are told', () => {
+  expect(samplingSpec({ repetitionPenalty: 1.2, presencePenalty: 0, frequencyPenalty: 1 }, plain)).toEqual({
+    ...greedy,
+    repetitionPenalty: 1.2,
+    frequencyPenalty: 1
+  })
+  expect(samplingSpec({}, { ...plain, repetitionPenalty: 1.1 })).toEqual({ ...greedy, repetitionPenalty: 1.1 })
+  expect(samplingSpec({ repetitionPenalty: 1 }, { ...plain, repetitionPenalty: 1.1 })).toEqual(greedy)
+  expect(isGreedy(greedy)).toBe(true)
+  for (const other of [{ temperature: 1 }, { presencePenalty: 1 }, { logprobs: 0 }]) expect(isGreedy({ ...greedy, ...other })).toBe(false)
+})
+
+test('biases are for ids of the vocabulary', () => {
+  expect(biasOf({ 5: 1, 7: -Infinity }, 10)).toEqual(new Map([[5, 1], [7, -Infinity]]))
+  expect(biasOf(new Map([[9, 2]]), 10)).toEqual(new Map([[9, 2]]))
+  expect(() => biasOf({ 10: 1 }, 10)).toThrow(expect.objectContaining({ code: 'invalid_argument' }))
+})
+
+test('seeds of several answers: the first is the seed itself, all differ and are safe integers', () => {
+  const seeds = Array.from({ length: 1000 }, (_, index) => seedOf(5, index))
+  expect(seeds[0]).toBe(5)
+  expect(new Set(seeds).size).toBe(1000)
+  expect(seeds.every((seed) => Number.isSafeInteger(seed) && seed >= 0)).toBe(true)
+  expect(seedOf(0, 1)).toBe(Number(0xe220a8397b1dcdafn >> 11n)) // splitmix64's first output from state 0
 })

@@ -75,14 +75,15 @@ class FakeRanks {
 }
 
 interface Setup {
+  prefixReuse?: boolean
   blockCount?: number
   blockSize?: number
   maxBatchTokens?: number
   maxSequences?: number
 }
 
-function setup({ blockCount = 64, blockSize = 4, maxBatchTokens = 16, maxSequences = 4 }: Setup = {}) {
-  const pool = new BlockPool(blockCount, blockSize)
+function setup({ blockCount = 64, blockSize = 4, maxBatchTokens = 16, maxSequences = 4, prefixReuse = true }: Setup = {}) {
+  const pool = new BlockPool(blockCount, blockSize, prefixReuse)
   const ranks = new FakeRanks(blockSize, { maxBatchTokens, maxSequences })
   const engine = new Engine({ run: ranks.run, pool, maxBatchTokens, maxSequences })
   return { pool, ranks, engine }
@@ -252,4 +253,83 @@ test('close ends what runs, and nothing starts after it', async () => {
   expect((await done).outcome).toMatchObject({ code: 'closed' })
   expect(() => generate(engine, [1], 1)).toThrow(expect.objectContaining({ code: 'closed' }))
   expect(pool.usedCount).toBe(0)
+})
+
+describe('texts that begin alike', () => {
+  const computed = (ranks: FakeRanks): number => ranks.steps.reduce((sum, { tokens }) => sum + tokens.length, 0)
+
+  test('one after the other: what the first left is not computed again, but for the last token', async () => {
+    const { ranks, engine } = setup()
+    const ids = prompt(new Random(7), 12)
+    expect((await generate(engine, ids, 1).done).tokens).toEqual(alone(ids, 1))
+    expect(computed(ranks)).toBe(12)
+    const second = generate(engine, ids, 1)
+    expect((await second.done).tokens).toEqual(alone(ids, 1))
+    expect(second.sequence.cachedCount).toBe(8)
+    expect(computed(ranks)).toBe(12 + 4)
+  })
+
+  test('at once: the others wait a step for the one that computes it', async () => {
+    const { ranks, engine } = setup({ maxBatchTokens: 64 })
+    const ids = prompt(new Random(8), 13)
+    const answers = await Promise.all([1, 2, 3].map(() => generate(engine, ids, 3).done))
+    for (const { tokens } of answers) expect(tokens).toEqual(alone(ids, 3))
+    expect(ranks.steps.slice(0, 2).map(({ tokens }) => tokens.length)).toEqual([13, 3]) // 1 of the first, 1 of each other
+  })
+
+  test('those that share little do not wait', async () => {
+    const { ranks, engine } = setup({ maxBatchTokens: 64 })
+    const random = new Random(9)
+    const common = prompt(random, 4)
+    const prompts = [0, 1, 2].map(() => [...common, ...prompt(random, 12)])
+    const answers = await Promise.all(prompts.map((ids) => generate(engine, ids, 3).done))
+    expect(answers.map(({ tokens }) => tokens)).toEqual(prompts.map((ids) => alone(ids, 3)))
+    expect(ranks.steps[0]!.tokens).toHaveLength(48)
+  })
+
+  test('switched off nothing is reused', async () => {
+    const { ranks, engine } = setup({ prefixReuse: false, maxBatchTokens: 64 })
+    const ids = prompt(new Random(10), 12)
+    await Promise.all([generate(engine, ids, 1).done, generate(engine, ids, 1).done])
+    await generate(engine, ids, 1).done
+    expect(computed(ranks)).toBe(36)
+  })
+
+  test('after a step that failed nothing is reused', async () => {
+    const { ranks, engine } = setup()
+    const ids = prompt(new Random(11), 12)
+    ranks.failAt = 1
+    await generate(engine, ids, 3).done
+    ranks.failAt = Infinity
+    const again = generate(engine, ids, 3)
+    expect((await again.done).tokens).toEqual(alone(ids, 3))
+    expect(again.sequence.cachedCount).toBe(0)
+  })
+
+  test.each([
+    ['plenty of room', {}],
+    ['a cache so small that blocks are given up', { blockCount: 14 }],
+    ['one sequence at a time', { maxSequences: 1 }],
+    ['blocks of one token', { blockSize: 1, blockCount: 70 }]
+  ] as [string, Setup][])('60 sequences over few beginnings, stopped and aborted at random, with %s, each as if alone', async (_, options) => {
+    const { pool, engine } = setup(options)
+    const random = new Random(12)
+    const stems = Array.from({ length: 4 }, () => prompt(random, 24))
+    const checks = Array.from({ length: 60 }, async (__, index) => {
+      const ids = [...stems[random.integer(4)]!.slice(0, 1 + random.integer(24)), ...prompt(random, random.integer(3))]
+      const count = 1 + random.integer(20)
+      const abortAt = index % 5 === 0 ? 1 + random.integer(count) : Infinity
+      const stopAt = index % 3 === 0 ? 1 + random.integer(count) : Infinity
+      await turns(random.integer(150))
+      let abort = (): void => {}
+      const { sequence, done } = generate(engine, ids, count, (___, made) => {
+        if (made === abortAt) abort()
+        return made === stopAt
+      })
+      abort = () => engine.abort(sequence)
+      expect((await done).tokens).toEqual(alone(ids, Math.min(count, abortAt, stopAt)))
+    })
+    await Promise.all(checks)
+    expect(pool.usedCount).toBe(0)
+  })
 })
