@@ -43,7 +43,7 @@ export class PromptReader {
       if (prompt === '') throw invalidArgument(`${where}: prompt`, 'at least one token', prompt)
       return this.tokenizer.encode(prompt)
     }
-    if (!Array.isArray(prompt)) throw invalidArgument(`${where}: prompt`, 'a text, messages, token ids or a list of them', prompt)
+    if (!Array.isArray(prompt)) throw invalidArgument(`${where}: prompt`, 'a text, messages or token ids, or a list of prompts', prompt)
     if (!isChat(prompt)) return prompt as readonly number[]
     if (!this.tokenizer) throw noTokenizer(where, 'messages')
     return this.tokenizer.encodeChat(prompt)

@@ -333,7 +333,7 @@ describe('prompts', () => {
     ['a negative id', [-1], /token 0/],
     ['a fraction', [1.5], /token 0/],
     ['NaN', [NaN], /token 0/],
-    ['texts', ['a'], /token 0/],
+    ['texts among ids', ['a', 5], /token 0/],
     ['a message without content', [{ role: 'user' }], /content/],
     ['a message among ids', [1, { role: 'user', content: 'x' }], /messages\[0\]/]
   ])('%s', (_, input, pattern) => expectRefused(tiny, input, pattern))
