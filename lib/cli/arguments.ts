@@ -25,10 +25,16 @@ export const modelOptions = {
 
 export const answerOptions = {
   'max-new-tokens': { type: 'string' },
+  'min-new-tokens': { type: 'string' },
   temperature: { type: 'string' },
   'top-p': { type: 'string' },
   'top-k': { type: 'string' },
   'min-p': { type: 'string' },
+  'repetition-penalty': { type: 'string' },
+  'presence-penalty': { type: 'string' },
+  'frequency-penalty': { type: 'string' },
+  'logit-bias': { type: 'string' },
+  stop: { type: 'string' },
   seed: { type: 'string' }
 } as const
 
@@ -68,16 +74,26 @@ export function answerArguments(values: Values): GenerateOptions {
   const options: GenerateOptions = {}
   const names = {
     'max-new-tokens': 'maxNewTokens',
+    'min-new-tokens': 'minNewTokens',
     temperature: 'temperature',
     'top-p': 'topP',
     'top-k': 'topK',
     'min-p': 'minP',
+    'repetition-penalty': 'repetitionPenalty',
+    'presence-penalty': 'presencePenalty',
+    'frequency-penalty': 'frequencyPenalty',
+    logprobs: 'logprobs',
     seed: 'seed'
   } as const
   for (const [name, key] of Object.entries(names)) {
     const value = number(values, name)
     if (value !== undefined) options[key] = value
   }
+  const stop = text(values, 'stop')
+  if (stop !== undefined) options.stop = stop
+  const bias = text(values, 'logit-bias')
+  if (bias !== undefined) options.logitBias = biases(bias)
+  if (values.echo === true) options.echo = true
   return options
 }
 
@@ -100,6 +116,16 @@ function numbers(values: Values, name: string): number[] | undefined {
   if (value === undefined) return undefined
   if (!/^\d{1,6}(,\d{1,6})*$/.test(value)) throw new UsageError(`--${name} expects numbers such as 0,1, got ${JSON.stringify(value)}`)
   return value.split(',').map(Number)
+}
+
+/** Such as 5:-2,17:1.5. */
+function biases(value: string): Map<number, number> {
+  const entries = value.split(',').map((entry): [number, number] => {
+    const [, id, bias] = /^(\d{1,9}):(-?(?:\d+(?:\.\d+)?|Infinity))$/.exec(entry.trim()) ?? []
+    if (id === undefined) throw new UsageError(`--logit-bias expects token ids and numbers such as 5:-2,17:1.5, got ${JSON.stringify(value)}`)
+    return [Number(id), Number(bias)]
+  })
+  return new Map(entries)
 }
 
 function choice<T extends string>(values: Values, name: string, choices: readonly T[]): T | undefined {

@@ -17,6 +17,8 @@ export async function generate(args: string[]): Promise<void> {
     ...answerOptions,
     prompt: { type: 'string' },
     messages: { type: 'string' },
+    echo: { type: 'boolean' },
+    logprobs: { type: 'string' },
     json: { type: 'boolean' }
   })
   const { model: name, options } = modelArguments(values)
@@ -66,6 +68,8 @@ async function jsonAnswer(model: CausalLM, prompt: string | Message[], options: 
     tokenIds: generation.tokenIds,
     promptTokens: generation.usage.promptTokens,
     finishReason: generation.finishReason,
+    ...(generation.logprobs && { logprobs: generation.logprobs }),
+    ...(generation.promptLogprobs && { promptLogprobs: generation.promptLogprobs }),
     tp: size,
     device,
     timings: {

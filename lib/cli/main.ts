@@ -25,11 +25,16 @@ Options of every command
   --help
 
 Options of chat and generate
-  --max-new-tokens N  --temperature T  --top-p P  --top-k K  --min-p P  --seed S
+  --max-new-tokens N  --min-new-tokens N  --temperature T  --top-p P  --top-k K  --min-p P  --seed S
+  --repetition-penalty R  --presence-penalty P  --frequency-penalty P
+  --logit-bias ID:B,…     added to the logits of token ids
+  --stop TEXT             a text that ends the answer
 
 Options of generate
   --prompt TEXT           raw text
   --messages FILE         a JSON list of {"role", "content"}; goes through the chat template; - is stdin
+  --echo                  begin with the prompt
+  --logprobs N            with --json: log-probabilities, and of the N likeliest tokens
   --json                  print one JSON object (generate and info)
 `
 

@@ -85,6 +85,25 @@ describe('generate', () => {
     expect(JSON.parse(four.stdout)).toMatchObject({ text: answer.text, tokenIds: answer.tokenIds, tp: 4 })
   })
 
+  test('penalties, bias, a least length, a stop text and log-probabilities reach the model', async () => {
+    const options = ['--prompt', 'Once upon', '--dtype', 'float32', '--device', 'cpu', '--max-new-tokens', '12', '--json']
+    const run = async (...args: string[]) => {
+      const { stdout } = await heddle(['generate', '--model', tinyModel, ...options, ...args])
+      return JSON.parse(stdout) as { text: string; tokenIds: number[]; finishReason: string; logprobs?: { top: object[] }[] }
+    }
+    const end = await run('--logit-bias', '2047:100', '--logprobs', '2', '--echo')
+    expect(end).toMatchObject({ text: 'Once upon', finishReason: 'stop', logprobs: [{ id: 2047, top: [{}, {}] }] })
+    expect((await run('--logit-bias=2047:100,5:-Infinity', '--min-new-tokens', '3', '--stop', 'zzz')).tokenIds).toHaveLength(4)
+    const repeating = ['--prompt', 'a b a b a b', '--min-new-tokens', '12']
+    const { tokenIds } = await run(...repeating)
+    for (const penalty of ['--repetition-penalty=2', '--presence-penalty=2', '--frequency-penalty=2'])
+      expect((await run(...repeating, penalty)).tokenIds).not.toEqual(tokenIds)
+    expect(await heddle(['generate', '--model', tinyModel, ...options, '--logit-bias', '5'])).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('--logit-bias expects token ids and numbers')
+    })
+  })
+
   test('without --json: the text alone', async () => {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'heddle-cli-'))
     try {
