@@ -199,7 +199,7 @@ function readBiases(fields: ConfigFields, family: Family): Pick<ModelConfig, 'at
 /** Factors on the scores where they are not 1 / sqrt(headDim). */
 function readAttentionScales(fields: ConfigFields, family: Family, layerCount: number, headDim: number): (number | undefined)[] {
   const layers = Array.from({ length: layerCount }, (_, layer) => layer)
-  if (fields.has('query_pre_attn_scalar') && family.scaledEmbedding) {
+  if (family.queryScalar) {
     const scale = fields.number('query_pre_attn_scalar', { min: 1e-6, max: 1e9 }) ** -0.5
     return layers.map(() => scale)
   }

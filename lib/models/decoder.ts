@@ -92,7 +92,8 @@ export class Decoder {
   }
 
   #attention({ rope, slidingWindow, attentionScale }: LayerConfig): TPAttention {
-    const { hiddenSize, headCount, kvHeadCount, headDim, normEps, unitOffset, attentionBias, attentionOutputBias, queryKeyNorm } = this.config
+    const { hiddenSize, headCount, kvHeadCount, headDim, attentionBias, attentionOutputBias } = this.config
+    const { queryKeyNorm, normEps, unitOffset } = this.config
     return new TPAttention(this.group, {
       hiddenSize,
       headCount,
@@ -236,12 +237,14 @@ const placed = (layer: Layer, module: string): PlacedLayer => ({ layer, modules:
 export function checkSize(config: ModelConfig, tpSize: number, { expertParallel = false }: DecoderOptions = {}): void {
   const { headCount, intermediateSize, layers, experts } = config
   const isDense = layers.some(({ sparse }) => !sparse)
-  const widths = { headCount, ...(isDense && { intermediateSize }), ...(experts && !expertParallel && { expertWidth: experts.intermediateSize }) }
+  const expertWidth = experts && !expertParallel ? { expertWidth: experts.intermediateSize } : {}
+  const widths = { headCount, ...(isDense && { intermediateSize }), ...expertWidth }
   const most = experts && expertParallel ? experts.expertCount : Infinity
   const sizes = validSizes(...Object.values(widths)).filter((size) => size <= most)
   const [dim, value] = Object.entries(widths).find(([, width]) => width % tpSize !== 0) ?? []
   if (dim === undefined && tpSize <= most) return
-  const what = dim === undefined ? `expertCount ${most} is less than tpSize ${tpSize}` : `${dim} ${value} is not divisible by tpSize ${tpSize}`
+  const tooFew = `expertCount ${most} is less than tpSize ${tpSize}`
+  const what = dim === undefined ? tooFew : `${dim} ${value} is not divisible by tpSize ${tpSize}`
   throw new HeddleError('invalid_argument', `AutoModelForCausalLM: ${what}; valid sizes: ${sizes.join(', ')}`, {
     details: { dim: dim ?? 'expertCount', value: value ?? most, tpSize, validSizes: sizes }
   })

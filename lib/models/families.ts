@@ -31,6 +31,8 @@ export interface Family extends FieldCustoms {
   plainMLP?: boolean
   /** embeddings are multiplied by sqrt(hidden_size) */
   scaledEmbedding?: boolean
+  /** scores are divided by the root of `query_pre_attn_scalar`, not of head_dim */
+  queryScalar?: boolean
   /** mixture of experts: config.json's name of an expert's inner width, and whether chosen weights always add up to one */
   experts?: { intermediateSize: string; normalized?: boolean }
   /** the section of config.json that describes the language model, in a model that is more than one */
@@ -46,6 +48,7 @@ const gemma3: Family = {
   unitOffset: true,
   twoRopes: true,
   scaledEmbedding: true,
+  queryScalar: true,
   names: { hidden_act: 'hidden_activation' },
   defaults: {
     vocab_size: 262208,

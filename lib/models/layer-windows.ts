@@ -23,13 +23,17 @@ export const everyLayer: LayerWindows = (fields, layerCount) => {
   return Array.from({ length: layerCount }, () => window)
 }
 
-/** `sliding_window` holds where `use_sliding_window` is set, for the layers that `layer_types` names, else for those from `max_window_layers` on. */
+/**
+ * `sliding_window` holds where `use_sliding_window` is set, for the layers that `layer_types` names, else for those from
+ * `max_window_layers` on.
+ */
 export const flaggedLayers: LayerWindows = (fields, layerCount) => {
   if (!fields.flag('use_sliding_window', false)) return noWindows(fields, layerCount)
   const window = readWindow(fields)
   const first = fields.integer('max_window_layers', { min: 0, max: 2 ** 20, default: 28 })
   const types = readLayerTypes(fields, layerCount)
-  return Array.from({ length: layerCount }, (_, layer) => (types ? types[layer] === sliding : layer >= first) ? window : undefined)
+  const isSliding = (layer: number): boolean => (types ? types[layer] === sliding : layer >= first)
+  return Array.from({ length: layerCount }, (_, layer) => (isSliding(layer) ? window : undefined))
 }
 
 /** `sliding_window` holds for every layer where `use_sliding_window` is set. */
@@ -41,7 +45,8 @@ export const alternatingLayers: LayerWindows = (fields, layerCount) => {
   const window = readWindow(fields)
   const pattern = fields.integer('sliding_window_pattern', { max: 4096, default: 6 })
   const types = readLayerTypes(fields, layerCount)
-  return Array.from({ length: layerCount }, (_, layer) => ((types ? types[layer] === sliding : (layer + 1) % pattern !== 0) ? window : undefined))
+  const isSliding = (layer: number): boolean => (types ? types[layer] === sliding : (layer + 1) % pattern !== 0)
+  return Array.from({ length: layerCount }, (_, layer) => (isSliding(layer) ? window : undefined))
 }
 
 function readWindow(fields: ConfigFields): number | undefined {

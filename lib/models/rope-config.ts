@@ -173,6 +173,7 @@ class RopeReader {
     const shortFactor = rope.numbers('short_factor', dim / 2, bounds)
     rope.numbers('long_factor', dim / 2, bounds)
     const attentionFactor = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
-    return { type: 'longrope', theta, shortFactor, attentionFactor: rope.number('attention_factor', { ...bounds, default: attentionFactor }) }
+    const scale = rope.number('attention_factor', { ...bounds, default: attentionFactor })
+    return { type: 'longrope', theta, shortFactor, attentionFactor: scale }
   }
 }

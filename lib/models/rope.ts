@@ -36,7 +36,10 @@ function llama3Frequency(frequency: number, rope: Extract<RopeConfig, { type: 'l
   return f32(f32(f32(f32(1 - smooth) * frequency) / f32(factor)) + f32(smooth * frequency))
 }
 
-/** As llama3, but the blend goes along the dimensions: those that turn `betaFast` times within the original length are kept (Peng et al. 2023). */
+/**
+ * As llama3, but the blend goes along the dimensions: those that turn `betaFast` times within the original length are kept, those that turn
+ * `betaSlow` times are stretched (Peng et al. 2023).
+ */
 function yarnFrequencies(rope: Extract<RopeConfig, { type: 'yarn' }>, dim: number): Float32Array {
   const { theta, factor, originalMaxPositionEmbeddings: context, betaFast, betaSlow, truncate } = rope
   const dimensionOf = (turns: number): number => (dim * Math.log(context / (turns * 2 * Math.PI))) / (2 * Math.log(theta))

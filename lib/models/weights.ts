@@ -36,7 +36,8 @@ export class WeightLocator {
   weightsOf(placed: PlacedLayer): Record<string, WeightSource> {
     const { layer } = placed
     const all = layer.weights
-    const module = placed.modules.find((name) => all.some((weight) => this.#find(name, weight, all, placed.transposed))) ?? placed.modules[0]!
+    const isThere = (name: string): boolean => all.some((weight) => this.#find(name, weight, all, placed.transposed))
+    const module = placed.modules.find(isThere) ?? placed.modules[0]!
     return Object.fromEntries(
       all.map((weight) => [weight.name, this.#find(module, weight, all, placed.transposed) ?? this.#missing(module, weight)])
     )
@@ -51,7 +52,7 @@ export class WeightLocator {
     return this.checkpoint.tensor(this.#stored(module, weight.name)) // which says so
   }
 
-  /** Our name of a module (`model.` for the root) as the checkpoint's, followed by the weight's, whose own module may be called otherwise. */
+  /** The checkpoint's name of a weight: the root, the module, and the weight, whose own module may be called otherwise. */
   #stored(module: string, weight: string): string {
     const path = weight.split('.')
     const own = path.at(-2)
@@ -83,7 +84,7 @@ export class WeightLocator {
     return undefined
   }
 
-  /** `transformers` 5 may hold all experts in two tensors: gate_up_proj [experts, 2 · width, hidden] and down_proj [experts, hidden, width]. */
+  /** All experts may be two tensors: gate_up_proj [experts, 2 · width, hidden] and down_proj [experts, hidden, width]. */
   #fusedExpert(module: string, { name, shape }: Weight, all: readonly Weight[]): WeightSource | undefined {
     const match = /^experts\.(\d+)\.(gate|up|down)_proj\.weight$/.exec(name)
     if (!match) return undefined

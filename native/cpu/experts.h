@@ -1,5 +1,5 @@
-// The experts of a mixture on the CPU: rows are gathered by expert, so that each expert's weights are read once a step, and only those
-// of experts that have a row.
+// The experts of a mixture on the CPU: rows are gathered by expert, so that each expert's weights are read once a step,
+// and only those of experts that have a row.
 #pragma once
 #include <cstdint>
 #include <vector>

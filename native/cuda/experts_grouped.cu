@@ -70,7 +70,7 @@ struct Operands {
 
   __device__ Operands(const ExpertsWork& work, int expert)
       : x(static_cast<const T*>(G == 2 ? work.x : work.inner_values)),
-        weights(static_cast<const W*>(G == 2 ? work.gate_up : work.down) + int64_t{expert} * (G == 2 ? 2 * work.inner : work.width) * (G == 2 ? work.width : work.inner)),
+        weights(static_cast<const W*>(G == 2 ? work.gate_up : work.down) + int64_t{expert} * G * work.inner * work.width),
         depth(G == 2 ? work.width : work.inner), columns(G == 2 ? work.inner : work.width) {}
 
   __device__ __forceinline__ const T* x_row(const ExpertsWork& work, int pair) const {
