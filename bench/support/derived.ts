@@ -7,7 +7,7 @@ export function attainable(intensity: number, operationsPerSecond: number, bytes
 
 /** Percent of the speed-up that `ranks` ranks could give: T1 / (N · TN). */
 export function efficiency(secondsOfOne: number, ranks: number, seconds: number): number {
-  return (100 * secondsOfOne) / (ranks * seconds)
+  return 100 * (secondsOfOne / (ranks * seconds))
 }
 
 /**

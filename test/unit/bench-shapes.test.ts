@@ -75,6 +75,7 @@ test('roofline: memory limits below the balance of the machine, arithmetic above
 test('efficiency is the share of an N-fold speed-up', () => {
   expect(efficiency(8, 4, 2)).toBe(100)
   expect(efficiency(8, 4, 4)).toBe(50)
+  for (const seconds of [0.1, 1 / 3, 7e-7]) expect(efficiency(seconds, 1, seconds)).toBe(100)
 })
 
 // 10 ms of linears and 1 µs of attention for each cached token: 10.1 and 14.0 ms.
