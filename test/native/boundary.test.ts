@@ -111,7 +111,10 @@ test.each(Object.keys(exported).filter((name) => exported[name]!.length > 0))('%
 
 describe('values inside the arguments', () => {
   /** What a place takes besides values of its own type. */
-  const optional = (path: Path) => path.length === 1 && ['sampling', 'inputs', 'devices', 'communicator', 'cuda'].includes(path[0] as string)
+  const optionalSampling = ['repetitionPenalty', 'presencePenalty', 'frequencyPenalty', 'answerStart', 'logprobs']
+  const optional = (path: Path) =>
+    (path.length === 1 && ['sampling', 'edits', 'inputs', 'devices', 'communicator', 'cuda'].includes(path[0] as string)) ||
+    (path[0] === 'sampling' && optionalSampling.includes(path[2] as string))
   const isAttribute = (path: Path) => path.includes('attributes')
 
   const nested = places.filter(({ label }) => ['specs', 'spec', 'step', 'options', 'search'].includes(label))
@@ -232,6 +235,12 @@ describe('sizes that do not fit together', () => {
     ['a huge slot', spoiled({ slots: Int32Array.of(2 ** 31 - 1) })],
     ['two slots for one sequence', spoiled({ slots: Int32Array.of(0, 1) })],
     ['a negative position', spoiled({ positions: Int32Array.of(-1, 0) })],
+    ['edits for too few sequences', spoiled({ edits: { ...stepOf(rows).edits!, starts: Int32Array.of(0) } })],
+    ['edits that start backwards', spoiled({ edits: { ...stepOf(rows).edits!, starts: Int32Array.of(1, 0) } })],
+    ['edits that end beyond the list', spoiled({ edits: { ...stepOf(rows).edits!, starts: Int32Array.of(0, 2) } })],
+    ['edits with too few counts', spoiled({ edits: { ...stepOf(rows).edits!, counts: new Int32Array(0) } })],
+    ['too many logprobs', spoiled({ sampling: [{ ...stepOf(rows).sampling![0]!, logprobs: 21 }] })],
+    ['a repetition penalty of 0', spoiled({ sampling: [{ ...stepOf(rows).sampling![0]!, repetitionPenalty: 0 }] })],
     ['sampling for too many sequences', spoiled({ sampling: [...stepOf(rows).sampling!, ...stepOf(rows).sampling!] })],
   ])('runProgram: %s', async (_, step) => {
     const outcome = await call('runProgram', group, programId, step)

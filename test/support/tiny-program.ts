@@ -40,7 +40,21 @@ export function stepOf(rows: number[][]): StepSpec {
     sequenceStarts: Int32Array.of(0, rows.length),
     slots: Int32Array.of(0),
     blockTable: new Int32Array(0),
-    sampling: [{ temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0 }],
+    sampling: [
+      {
+        temperature: 0,
+        topK: 0,
+        topP: 1,
+        minP: 0,
+        seed: 0,
+        repetitionPenalty: 1.5,
+        presencePenalty: 0.5,
+        frequencyPenalty: 0.5,
+        answerStart: 0,
+        logprobs: 2
+      }
+    ],
+    edits: { starts: Int32Array.of(0, 1), ids: Int32Array.of(1), counts: Int32Array.of(2), biases: Float32Array.of(0.5) },
     inputs: { x: { data: Float32Array.from(rows.flat()), shape: [rows.length, 2] } }
   }
 }

@@ -104,6 +104,44 @@ HEDDLE_TEST(executor_samples_by_each_sequences_own_parameters) {
   expect_same_tokens(run_on_cuda(options, DType::float32, {}, steps), expected, text_of(options, {}));
 }
 
+// Lists that grow from step to step, penalties that count a token which the ranks alone know, and log-probabilities, also in graphs.
+HEDDLE_TEST(executor_edits_logits_and_tells_logprobs_as_the_cpu_does) {
+  for (const int size : {1, 2}) {
+    const DecoderOptions options = decoder_options(size);
+    const std::vector<SamplingParams> sampling = {
+        {.repetition_penalty = 1.3f, .presence_penalty = 0.2f, .frequency_penalty = 0.1f, .answer_start = 0, .logprobs = 3},
+        {.temperature = 0.8f, .seed = 7, .presence_penalty = 1, .answer_start = 6},
+        {.temperature = 1.2f, .top_k = 5, .seed = 8, .logprobs = 0},
+        {.temperature = 1, .top_p = 0.9f, .seed = 9, .frequency_penalty = -0.5f, .answer_start = 0},
+        {.logprobs = 20}};
+    std::vector<Step> steps = conversation(options, sampling);
+    Random random(5);
+    for (size_t i = 1; i < steps.size(); ++i) {         // the first has none
+      for (size_t sequence = 0; sequence < steps[i].slots.size(); ++sequence) {
+        steps[i].edit_starts.push_back(static_cast<int32_t>(steps[i].edits.size()));
+        for (int32_t id = static_cast<int32_t>(random.below(3)); id < options.vocab_size; id += 1 + static_cast<int32_t>(random.below(30 / i))) {
+          steps[i].edits.push_back({id, static_cast<int32_t>(random.below(4)) - 1, random.uniform(-1, 1)});
+        }
+      }
+      steps[i].edit_starts.push_back(static_cast<int32_t>(steps[i].edits.size()));
+    }
+    const std::vector<RunResult> expected = run_on_cpu(options, DType::float32, steps);
+    for (const bool graphs : {true, false}) {
+      const ExecutorOptions how{true, graphs};
+      const std::vector<RunResult> got = run_on_cuda(options, DType::float32, how, steps);
+      expect_same_tokens(got, expected, text_of(options, how));
+      for (size_t i = 0; i < got.size(); ++i) {
+        const std::vector<TokenLogprob>&mine = got[i].logprobs, &theirs = expected[i].logprobs;
+        if (!check(mine.size() == theirs.size() && !mine.empty(), "step ", i, ": ", mine.size(), " logprobs of ", theirs.size())) continue;
+        for (size_t k = 0; k < mine.size(); ++k) {
+          check(mine[k].id == theirs[k].id, "step ", i, ", logprob ", k, ": expected id ", theirs[k].id, ", got ", mine[k].id);
+          check_close(mine[k].logprob, theirs[k].logprob, 1e-4, "step ", i, ", logprob ", k);
+        }
+      }
+    }
+  }
+}
+
 // Tokens are given, so that every step can be compared by itself.
 std::vector<Step> given_tokens(const DecoderOptions& options) {
   Batch batch(options);
