@@ -27,7 +27,8 @@ export interface LoadAnswer {
 
 async function load({ folder, tpSize, device = 'cpu', devices }: LoadCommand): Promise<LoadAnswer> {
   const start = performance.now()
-  model = await AutoModelForCausalLM.fromPretrained(folder, { tpSize, device, dtype: 'bfloat16', ...(devices && { devices }) })
+  const options = { tpSize, device, dtype: 'bfloat16', prefixReuse: false, ...(devices && { devices }) } as const // every prompt is computed
+  model = await AutoModelForCausalLM.fromPretrained(folder, options)
   return { seconds: secondsSince(start), info: model.info(), ...peakMemory() }
 }
 
