@@ -34,7 +34,7 @@ export interface ModelInfo extends GroupInfo {
   modelType: string
   /** tokens of one sequence at most */
   contextLength: number
-  /** tokens that the cache has room for, over all sequences, and those of the blocks in use */
+  /** tokens that the cache has room for, over all sequences, and those of the blocks in use; blocks kept for prompts to come are free */
   cacheTokens: number
   cacheTokensUsed: number
 }

@@ -175,7 +175,7 @@ function sharesMost(sequence: Sequence, { sequence: other, start, count }: Part,
   const most = Math.min(start + count, other.tokens.length, sequence.tokens.length - 1)
   let shared = 0
   while (shared < most && sequence.tokens[shared] === other.tokens[shared]) shared++
-  const gained = shared - (shared % blockSize) - sequence.submitted
+  const gained = shared - (shared % blockSize) - Math.max(sequence.submitted, start)
   return gained > 0 && 2 * gained >= sequence.tokens.length - sequence.submitted
 }
 

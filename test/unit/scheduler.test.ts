@@ -3,7 +3,8 @@
 import { HeddleError } from '../../lib/errors'
 import { Engine } from '../../lib/generation/engine'
 import { BlockPool } from '../../lib/generation/kv-blocks'
-import type { FinishReason } from '../../lib/generation/sequence'
+import { Scheduler } from '../../lib/generation/scheduler'
+import type { FinishReason, Sequence } from '../../lib/generation/sequence'
 import type { StepResult, StepSpec } from '../../lib/native'
 import { Random } from '../support/random'
 
@@ -285,6 +286,23 @@ describe('texts that begin alike', () => {
     const answers = await Promise.all(prompts.map((ids) => generate(engine, ids, 3).done))
     expect(answers.map(({ tokens }) => tokens)).toEqual(prompts.map((ids) => alone(ids, 3)))
     expect(ranks.steps[0]!.tokens).toHaveLength(48)
+  })
+
+  test('nobody waits for what was computed before and is not known any more', () => {
+    const pool = new BlockPool(32, 4)
+    const scheduler = new Scheduler({ pool, maxBatchTokens: 64, maxSequences: 4 })
+    const random = new Random(13)
+    const common = prompt(random, 4)
+    const add = (promptIds: number[], count: number): Sequence =>
+      scheduler.add({ promptIds, sampling: greedy, maxLength: promptIds.length + count, onToken: () => false, onFinish: () => {} })
+    const [short, long] = [add([...common, ...prompt(random, 12)], 1), add([...common, ...prompt(random, 12)], 50)]
+    const first = scheduler.next()!
+    expect(first.parts).toHaveLength(2)
+    scheduler.complete(first, { tokens: Int32Array.of(1, 2), outputs: {} })
+    expect([short.finished, long.finished]).toEqual([true, false])
+    pool.give(pool.take(pool.freeCount)!) // gives up what the short one left, among it the block that stood for the common beginning
+    const later = add([...common, 5], 1)
+    expect(scheduler.next()!.parts.map(({ sequence }) => sequence)).toEqual([long, later])
   })
 
   test('switched off nothing is reused', async () => {
