@@ -12,6 +12,9 @@ constexpr int64_t kSpanKeys = 512;  // keys between two softmax updates where ke
 constexpr int64_t kDirectRows =
     16;  // up to here keys are read in place: transposing them would cost more than it saves
 
+constexpr int64_t kBlocksAhead = 4;  // asked for while keys are read in place: nearer and further were slower
+constexpr int64_t kPieceRows = 4;    // of a block asked for at once
+
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 void prefetch(const char* from, size_t bytes) {
@@ -31,23 +34,29 @@ void AttentionBlock::for_each_run(const QueryGroup& group, KeyRange range, Paged
   }
 }
 
-// Runs in pieces, each behind a request for the piece two blocks further on. Blocks lie apart, so the processor's own
+// Runs in pieces, each behind a request for the piece some blocks further on. Blocks lie apart, so the processor's own
 // prefetching stops at the end of each; and asked for a block at a time, the memory would rest while the core computes.
 template <class Visit>
 void AttentionBlock::for_each_piece(const QueryGroup& group, KeyRange range, int64_t limit, PagedCache::Part part,
                                     Visit visit) const {
   const auto row_bytes = static_cast<size_t>(spec_.head_dim) * size_of(cache_.dtype());
-  const int64_t piece = group.rows() <= 2 ? 4 : 8;
   for_each_run(group, range, part, [&](const void* rows, int64_t offset, int64_t count) {
-    const int64_t ahead = range.begin + offset + 2 * spec_.block_size;
+    const int64_t ahead = range.begin + offset + kBlocksAhead * spec_.block_size;
     const auto* next =
         ahead < limit ? static_cast<const char*>(cache_.row(part, group.sequence, ahead, group.kv_head)) : nullptr;
-    for (int64_t done = 0; done < count; done += piece) {
+    for (int64_t done = 0; done < count; done += kPieceRows) {
       const auto skipped = static_cast<size_t>(done) * row_bytes;
-      const int64_t taken = std::min(piece, count - done);
+      const int64_t taken = std::min(kPieceRows, count - done);
       if (next) prefetch(next + skipped, static_cast<size_t>(taken) * row_bytes);
       visit(static_cast<const char*>(rows) + skipped, offset + done, taken);
     }
+  });
+}
+
+void AttentionBlock::request(const QueryGroup& group, KeyRange range, PagedCache::Part part) const {
+  const auto row_bytes = static_cast<size_t>(spec_.head_dim) * size_of(cache_.dtype());
+  for_each_run(group, range, part, [&](const void* rows, int64_t, int64_t count) {
+    prefetch(static_cast<const char*>(rows), static_cast<size_t>(count) * row_bytes);
   });
 }
 
@@ -61,8 +70,10 @@ void AttentionBlock::attend(const QueryGroup& group) {
       attend_in_place(group, {key, std::min(key + kSpanKeys, last.end)}, last.end);
     }
   } else {
-    for (int64_t key = first.begin; key < last.end; key += kTileKeys)
-      attend_tile(group, {key, std::min(key + kTileKeys, last.end)});
+    for (int64_t key = first.begin; key < last.end; key += kTileKeys) {
+      attend_tile(group, {key, std::min(key + kTileKeys, last.end)},
+                  {std::min(key + kTileKeys, last.end), std::min(key + 2 * kTileKeys, last.end)});
+    }
   }
   store_outputs(group);
 }
@@ -101,16 +112,19 @@ void AttentionBlock::store_outputs(const QueryGroup& group) {
   }
 }
 
-// Many rows: the tile's keys and values become float32 once and serve all of them.
-void AttentionBlock::attend_tile(const QueryGroup& group, KeyRange tile) {
+// Many rows: the tile's keys and values become float32 once and serve all of them. Those of the next tile are on their
+// way meanwhile: else each would be waited for, line by line.
+void AttentionBlock::attend_tile(const QueryGroup& group, KeyRange tile, KeyRange next) {
   const auto [begin, end] = rows_that_see(group, tile);
   if (begin == end) return;
   load_tile(group, tile);
   const int64_t count = tile.end - tile.begin;
   const Rows scores = scores_of(end - begin, kTileKeys);
+  request(group, next, PagedCache::keys);
   kernels_.multiply(queries(begin), end - begin, spec_.head_dim, {scratch_.keys.data(), kTileKeys}, padded(count),
                     scores, false);
   soften(group, begin, end, tile, scores);
+  request(group, next, PagedCache::values);
   kernels_.multiply(scores, end - begin, count, {scratch_.values.data(), width_}, width_, {outputs(begin), width_},
                     true);
 }

@@ -51,7 +51,8 @@ class AttentionBlock {
   KeyRange visible(const QueryGroup& group, int64_t index) const;
   void load_queries(const QueryGroup& group);
   void store_outputs(const QueryGroup& group);
-  void attend_tile(const QueryGroup& group, KeyRange tile);
+  void attend_tile(const QueryGroup& group, KeyRange tile, KeyRange next);
+  void request(const QueryGroup& group, KeyRange range, PagedCache::Part part) const;
   void attend_in_place(const QueryGroup& group, KeyRange span, int64_t limit);
   void soften(const QueryGroup& group, int64_t begin, int64_t end, KeyRange tile, Rows scores);
   std::pair<int64_t, int64_t> rows_that_see(const QueryGroup& group, KeyRange tile) const;
