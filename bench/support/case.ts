@@ -17,8 +17,8 @@ export interface Reporter {
   /** Says that something cannot be measured here and why; not a failure. */
   skip(what: string, why: string): void
   /**
-   * Whether the case's time budget still allows `what`, which takes about `seconds`; where it does not, says that it was trimmed. True when
-   * first asked and with --full.
+   * Whether the case's time budget still allows `what`, which takes about `seconds`; where it does not, says that it was trimmed. Always
+   * true with --full, and for one short thing that nothing was measured before.
    */
   hasTime(what: string, seconds?: number): boolean
 }
