@@ -27,11 +27,14 @@ interface Way {
   prefillGoal?: Goal
 }
 
+const openSeconds = 40 // until all contenders have loaded their weights
+
 export const peers: Case = {
   name: 'peers',
   about: 'heddle beside transformers and node-llama-cpp on the same weights and threads (bench/peers/install.sh)',
   weight: 3,
   async run(options, report) {
+    if (!report.hasTime('all of it', openSeconds)) return
     const opened: Contender[] = []
     try {
       const ways = await openAll(opened, options, report)
