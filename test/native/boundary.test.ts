@@ -162,6 +162,12 @@ describe('sizes that do not fit together', () => {
     ['a huge target stride', piece({ targetStride: max })],
     ['overlapping target rows', piece({ targetStride: 1 })],
     ['an array of another element type', piece({ dtype: 'bfloat16' })],
+    ['columns that overlap', piece({ transposed: true, rowStride: 8 })],
+    ['columns beyond the array', piece({ transposed: true, rowStride: 16 })],
+    ['a huge stride of columns', piece({ transposed: true, rowStride: max })],
+    ['transposed that is no flag', piece({ transposed: 1 })],
+    ['an increment that is no number', piece({ increment: '1' })],
+    ['an increment that is not finite', piece({ increment: Infinity })],
     ['a shape beyond 2^53', weightSpecs(size).map((spec) => ({ ...spec, shape: [2 ** 30, 2 ** 30] }))],
     ['too many dimensions', weightSpecs(size).map((spec) => ({ ...spec, shape: [1, 1, 1, 1, 1, 1, 1, 1, 1] }))],
     ['a negative dimension', weightSpecs(size).map((spec) => ({ ...spec, shape: [-1, 2] }))],
@@ -169,6 +175,19 @@ describe('sizes that do not fit together', () => {
     ['one rank too many', weightSpecs(size + 1)],
   ])('createTensor: %s', async (_, specs) => {
     expect(await call('createTensor', group, ++lastId, specs)).toMatchObject({ how: 'threw', code: 'invalid_argument' })
+    await expectHealthy()
+  })
+
+  test('a piece that is stored by columns, and one with an increment', async () => {
+    const ok = async (changes: object) => {
+      const id = ++lastId
+      expect(await call('createTensor', group, id, piece(changes))).toMatchObject({ how: 'completed' })
+      return call('readTensor', group, id, 0)
+    }
+    expect(await ok({ transposed: true, rowStride: 12 })).toMatchObject({ result: { data: Float32Array.of(1, 4, 2, 5, 3, 6) } })
+    expect(await ok({ increment: 0.5 })).toMatchObject({ result: { data: Float32Array.of(1.5, 2.5, 3.5, 4.5, 5.5, 6.5) } })
+    const rounded = piece({ increment: 1 }).map((spec) => ({ ...spec, dtype: 'bfloat16' }))
+    expect(await call('createTensor', group, ++lastId, rounded)).toMatchObject({ how: 'failed', code: 'invalid_argument' })
     await expectHealthy()
   })
 
