@@ -1,4 +1,6 @@
 // config.json: every spelling in use gives one ModelConfig; what is unknown and changes the result is refused by name.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
 import path from 'node:path'
 import { HeddleError } from '../../lib/errors'
 import { parseModelConfig, readModelConfig } from '../../lib/models/config'
@@ -385,4 +387,40 @@ test('a missing config.json is named', () =>
 test('generation_config.json gives end tokens and sampling, and may be missing', async () => {
   expect(await readGenerationConfig(golden('qwen3'))).toEqual({ eosTokenIds: [2], doSample: false })
   expect(await readGenerationConfig(__dirname)).toEqual({ eosTokenIds: [], doSample: false })
+})
+
+describe('generation_config.json', () => {
+  let folder: string
+  beforeAll(async () => {
+    folder = await mkdtemp(path.join(os.tmpdir(), 'heddle-generation-config-'))
+  })
+  afterAll(() => rm(folder, { recursive: true }))
+  const read = async (fields: object) => {
+    await writeFile(path.join(folder, 'generation_config.json'), JSON.stringify(fields))
+    return readGenerationConfig(folder)
+  }
+
+  test('every option of a generation that it can hold', async () => {
+    const sampling = { do_sample: true, temperature: 0.6, top_k: 20, top_p: 0.95, min_p: 0.1, repetition_penalty: 1.05 }
+    expect(await read({ eos_token_id: [1, 2], ...sampling, max_new_tokens: 2048, min_new_tokens: 1, stop_strings: ['a', 'b'] })).toEqual({
+      eosTokenIds: [1, 2],
+      doSample: true,
+      temperature: 0.6,
+      topK: 20,
+      topP: 0.95,
+      minP: 0.1,
+      repetitionPenalty: 1.05,
+      maxNewTokens: 2048,
+      minNewTokens: 1,
+      stopTexts: ['a', 'b']
+    })
+    expect(await read({ stop_strings: 'end', max_new_tokens: null, repetition_penalty: null })).toMatchObject({ stopTexts: ['end'] })
+  })
+
+  test.each([{ repetition_penalty: 0 }, { max_new_tokens: 0 }, { min_new_tokens: -1 }, { stop_strings: [''] }, { stop_strings: 5 }])(
+    '%j is refused by name',
+    async (fields) => {
+      await expect(read(fields)).rejects.toMatchObject({ code: 'corrupt_file', message: expect.stringContaining(Object.keys(fields)[0]!) })
+    }
+  )
 })
