@@ -42,8 +42,17 @@ bool switched_off() {
   return value && std::strcmp(value, "0") == 0;
 }
 
+// The part of cuDNN that has what we need. Not libcudnn.so.9, which passes each call on to the part that it is in and ends the process
+// where that part is missing.
+constexpr const char* kPart = "libcudnn_graph.so.9";
+
 void load(Cudnn& cudnn) {
-  const Library library = open_library({"libcudnn.so.9"}, "HEDDLE_CUDNN_LIB", library_folders());
+  const char* named = std::getenv("HEDDLE_CUDNN_LIB");
+  if (named && std::strstr(named, "libcudnn.so")) {
+    cudnn.problem = std::string("HEDDLE_CUDNN_LIB: expected a ") + kPart + ", got " + named;
+    return;
+  }
+  const Library library = open_library({kPart}, "HEDDLE_CUDNN_LIB", library_folders());
   cudnn.problem = library.text;
   if (!library.handle) return;
 #define X(name)                                                                                             \
