@@ -102,7 +102,7 @@ export function text(values: Values, name: string): string | undefined {
   return typeof value === 'string' ? value : undefined
 }
 
-function number(values: Values, name: string): number | undefined {
+export function number(values: Values, name: string): number | undefined {
   const value = text(values, name)
   if (value === undefined) return undefined
   const parsed = value.trim() === '' ? NaN : Number(value)
@@ -111,7 +111,7 @@ function number(values: Values, name: string): number | undefined {
 }
 
 /** Whole numbers from 0, between commas. */
-function numbers(values: Values, name: string): number[] | undefined {
+export function numbers(values: Values, name: string): number[] | undefined {
   const value = text(values, name)
   if (value === undefined) return undefined
   if (!/^\d{1,6}(,\d{1,6})*$/.test(value)) throw new UsageError(`--${name} expects numbers such as 0,1, got ${JSON.stringify(value)}`)

@@ -6,6 +6,7 @@ import { UsageError } from './arguments'
 import { chat } from './chat'
 import { generate } from './generate'
 import { info } from './info'
+import { verify } from './verify'
 
 const usage = `Usage: heddle <command> [options]
 
@@ -13,6 +14,7 @@ Commands
   chat       talk to a model             heddle chat --model models/heddle-tiny --tp 2
   generate   one answer                  heddle generate --model models/heddle-tiny --prompt "Hello" --json
   info       this machine, or a model's shards on its ranks
+  verify     whether splitting changes a model   heddle verify --model models/heddle-tiny --tp 1,2,4
 
 Options of every command
   --model NAME            a model folder with safetensors weights, or a model on the Hugging Face hub
@@ -35,10 +37,15 @@ Options of generate
   --messages FILE         a JSON list of {"role", "content"}; goes through the chat template; - is stdin
   --echo                  begin with the prompt
   --logprobs N            with --json: log-probabilities, and of the N likeliest tokens
-  --json                  print one JSON object (generate and info)
+  --json                  print one JSON object (generate, info and verify)
+
+Options of verify
+  --tp N,N,…              the sizes to compare with the first of them (default 1,2)
+  --prompt TEXT           what they compute (default: 32 token ids drawn with a fixed seed)
+  --tolerance X           relative difference of a module that is let pass (default: by data type)
 `
 
-const commands: Record<string, (args: string[]) => Promise<void>> = { chat, generate, info }
+const commands: Record<string, (args: string[]) => Promise<number | void>> = { chat, generate, info, verify }
 
 const hints: Partial<Record<HeddleErrorCode, string>> = {
   invalid_argument: 'check the options; heddle --help lists them',
@@ -55,8 +62,7 @@ async function main(args: string[]): Promise<number> {
   try {
     const command = name !== undefined && Object.hasOwn(commands, name) ? commands[name] : undefined
     if (!command) throw new UsageError(name === undefined ? 'expected a command' : `no command ${JSON.stringify(name)}`)
-    await command(rest)
-    return 0
+    return (await command(rest)) ?? 0
   } catch (error) {
     return report(error)
   }

@@ -5,6 +5,7 @@ import type { Group } from '../group'
 import { defaultBlockSize, KVCaches } from '../kv-caches'
 import type { Decoder } from '../models/decoder'
 import { oneSequence, Program } from '../program'
+import type { Value } from '../value'
 import { Engine } from './engine'
 import { BlockPool } from './kv-blocks'
 import { logprobOf } from './logprobs'
@@ -74,6 +75,28 @@ export class Runtime {
       }
     } finally {
       this.pool.give(blocks)
+    }
+  }
+
+  /** What every module gives for one sequence, by its name in the checkpoint, and the logits: each [tokens, width], in the model's order. */
+  async moduleOutputs(ids: readonly number[]): Promise<Map<string, Float32Array>> {
+    const { decoder, caches } = this
+    const names: string[] = []
+    const program = await Program.create(decoder.group, { maxTokens: ids.length, maxSequences: 1, caches }, (g) => {
+      const output = (name: string, value: Value): void => {
+        names.push(name)
+        g.output(name, value)
+      }
+      const hidden = decoder.hidden(g, output)
+      output('logits', decoder.logits(hidden))
+    })
+    const blocks = await this.pool.acquire(this.pool.blocksFor(ids.length))
+    try {
+      const { outputs } = await program.run(oneSequence(Int32Array.from(ids), 0, blocks))
+      return new Map(names.map((name) => [name, outputs[name]!.data]))
+    } finally {
+      this.pool.give(blocks)
+      program.dispose()
     }
   }
 

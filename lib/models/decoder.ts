@@ -129,14 +129,20 @@ export class Decoder {
     return rope
   }
 
-  /** The hidden states before the final norm: [tokens, hiddenSize] on every rank. */
-  hidden(g: Recorder): Value {
-    return this.#blocks.reduce((x, block) => {
+  /** The hidden states before the final norm: [tokens, hiddenSize] on every rank. `visit` sees what each module of the checkpoint gives. */
+  hidden(g: Recorder, visit: (module: string, value: Value) => void = () => {}): Value {
+    const { roots, embedding, layers, attention, mlp } = this.#names
+    const layerName = `${roots[0]}${layers}`
+    const embedded = this.#embedded(g)
+    visit(`${roots[0]}${embedding}`, embedded)
+    return this.#blocks.reduce((x, block, index) => {
       const attended = block.attention.forward(block.attentionNorm.forward(x))
+      visit(`${layerName}${index}.${attention}`, attended)
       const y = x.add(block.attentionOutputNorm?.forward(attended) ?? attended)
       const fed = block.mlp.forward(block.mlpNorm.forward(y))
+      visit(`${layerName}${index}.${mlp}`, fed)
       return y.add(block.mlpOutputNorm?.forward(fed) ?? fed)
-    }, this.#embedded(g))
+    }, embedded)
   }
 
   #embedded(g: Recorder): Value {

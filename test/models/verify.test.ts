@@ -1,0 +1,80 @@
+// Whether splitting changes a model: nothing departs for sound checkpoints, and a wrong slice is found and named.
+import { spawnSync } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import path from 'node:path'
+import { compareOutputs, outputsAt, verifyTensorParallel } from '../../lib/generation/verify'
+import { golden, repository, tinyModel, withCopy } from '../support/models'
+import { readSafetensorsHeader } from '../../lib/models/safetensors'
+
+const cases = readdirSync(golden('.'), { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name)
+const heddle = (...args: string[]) => spawnSync(process.execPath, ['dist/cli/main.js', 'verify', ...args], { cwd: repository, encoding: 'utf8' })
+
+test('there are cases', () => expect(cases.length).toBeGreaterThan(4))
+
+test.each(cases)('%s: nothing departs at size 2', async (name) => {
+  const found = await verifyTensorParallel(golden(name), { device: 'cpu', dtype: 'float32' })
+  expect(found).toMatchObject({ passed: true, referenceSize: 1, dtype: 'float32' })
+  const [{ modules, sameTopToken }] = found.sizes as [(typeof found.sizes)[number]]
+  expect(modules.length).toBeGreaterThan(4)
+  expect(modules.at(-1)!.module).toBe('logits')
+  expect(modules.every(({ difference }) => difference < 1e-4)).toBe(true)
+  expect(sameTopToken).toBe(1)
+})
+
+/** Doubles the second half of the columns of a matrix: the slice that the second of two ranks holds of a row-parallel weight. */
+async function breakSlice(folder: string, tensor: string): Promise<void> {
+  const { path: file, tensors } = await readSafetensorsHeader(path.join(folder, 'model.safetensors'))
+  const { offset, shape: [rows, columns], dtype } = tensors.get(tensor)!
+  expect(dtype).toBe('F32')
+  const handle = await open(file, 'r+')
+  const bytes = Buffer.alloc(4 * rows! * columns!)
+  await handle.read(bytes, 0, bytes.length, offset)
+  for (let row = 0; row < rows!; row++) {
+    for (let column = columns! / 2; column < columns!; column++) {
+      const at = 4 * (row * columns! + column)
+      bytes.writeFloatLE(2 * bytes.readFloatLE(at), at)
+    }
+  }
+  await handle.write(bytes, 0, bytes.length, offset)
+  await handle.close()
+}
+
+test.each(['self_attn.o_proj', 'mlp.down_proj'])('a broken slice of layer 1, %s, is named, and nothing before it', async (name) => {
+  const tensor = `model.layers.1.${name}.weight`
+  const reference = await outputsAt(golden('llama'), 1, undefined, { device: 'cpu' })
+  await withCopy(golden('llama'), (copy) => breakSlice(copy, tensor), async (copy) => {
+    const { outputs } = await outputsAt(copy, 2, reference.ids, { device: 'cpu' })
+    const { firstDeparture } = compareOutputs(reference.outputs, outputs, 1e-3, reference.vocabSize)
+    expect(tensor.startsWith(firstDeparture!.module)).toBe(true)
+    expect(firstDeparture!.difference).toBeGreaterThan(0.1)
+  })
+})
+
+test('a NaN departs', () => {
+  const outputs = (value: number) => new Map([['model.embed_tokens', Float32Array.of(1, 2)], ['logits', Float32Array.of(value, 0)]])
+  expect(compareOutputs(outputs(1), outputs(NaN), 1, 2).firstDeparture).toMatchObject({ module: 'logits' })
+  expect(compareOutputs(outputs(1), outputs(1), 0, 2)).toEqual({
+    modules: [{ module: 'model.embed_tokens', difference: 0, largest: 0 }, { module: 'logits', difference: 0, largest: 0 }],
+    sameTopToken: 1
+  })
+})
+
+test.each([
+  [{ sizes: [1] }, /sizes/], [{ tolerance: -1 }, /tolerance/], [{ prompt: [] }, /prompt/], [{ prompt: [-1] }, /prompt/], [{ prompt: 'x' }, /no tokenizer/],
+  [{ tpSize: 2 }, /tpSize/], [{ sizes: [1, 3] }, /valid sizes/]
+])('%j is refused', async (options, message) => {
+  await expect(verifyTensorParallel(golden('llama'), { device: 'cpu', ...options } as object)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) })
+})
+
+test('the command: a verdict for each size, exit code 0 or 1, usage 2', async () => {
+  const passed = heddle('--model', tinyModel, '--tp', '1,2,4', '--prompt', 'Once upon a time')
+  expect(passed).toMatchObject({ status: 0, stderr: '' })
+  expect(passed.stdout).toMatch(/size 2: nothing departs[^]*size 4: nothing departs[^]*passed\n$/)
+  const failed = heddle('--model', tinyModel, '--tp', '1,2', '--tolerance', '0', '--json')
+  expect(failed.status).toBe(1)
+  const found = JSON.parse(failed.stdout) as { passed: boolean; sizes: { firstDeparture: { module: string } }[] }
+  expect(found.passed).toBe(false)
+  expect(found.sizes[0]!.firstDeparture.module).toMatch(/^model\.layers\.0\./) // the embedding is a sum with zeros: exact
+  expect(heddle('--model', tinyModel, '--tp', '2').status).toBe(2)
+})
