@@ -111,7 +111,7 @@ function main(argv) {
   if (!argv.includes('--no-setup') && !require('./setup.js').setup()) return 1
   const reason = whyNoGpu()
   if (reason) {
-    for (const what of ['operations against references', 'NCCL, two processes', 'compute-sanitizer', 'models', 'load and close']) verdict('SKIP', what, reason)
+    for (const what of ['operations against references', 'attention by cuDNN', 'NCCL, two processes', 'compute-sanitizer', 'models', 'load and close']) verdict('SKIP', what, reason)
     return close()
   }
   Object.assign(process.env, libraryEnvironment())
