@@ -2,7 +2,7 @@
 import { checkOptions } from './checks'
 import { HeddleError, invalidArgument } from './errors'
 import { cpuInfo, cudaInfo, NativeGroup } from './native'
-import type { CommunicatorChoice, CudaDevice, CudaInfo, DType, HostTensor, RankInfo, TensorSpec } from './native'
+import type { CommunicatorChoice, CudaDevice, CudaInfo, DType, HostTensor, RankInfo, Ranks, TensorSpec } from './native'
 import { evaluate } from './program'
 import type { Recorder } from './program'
 import { Tensor } from './tensor'
@@ -10,7 +10,7 @@ import type { Sharding } from './tensor'
 import type { Value } from './value'
 
 export { cudaInfo, cudaMemory } from './native'
-export type { CommunicatorChoice, CudaDevice, CudaInfo, CudaLibrary, DeviceMemory } from './native'
+export type { CommunicatorChoice, CudaDevice, CudaInfo, CudaLibrary, DeviceMemory, DType, NodeSpec, ProgramSpec, Ranks, TensorSpec } from './native'
 
 export type Device = 'auto' | 'cpu' | 'cuda'
 
@@ -134,7 +134,7 @@ export class Group implements AsyncDisposable {
 
   /** Use `openGroup`. `native` is for tensors and programs. */
   constructor(
-    readonly native: NativeGroup,
+    readonly native: Ranks,
     readonly device: 'cpu' | 'cuda',
     readonly dtype: DType,
     readonly reason: string

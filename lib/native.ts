@@ -296,6 +296,9 @@ export function nativeVersion(): string {
   return connect().addon.version
 }
 
+/** What a group asks of its ranks. */
+export type Ranks = Pick<NativeGroup, keyof NativeGroup>
+
 /** The ranks of one group as native code holds them. Calls are handled in order, on every rank; all fail with `closed` after `close()`. */
 export class NativeGroup {
   #closing: Promise<void> | undefined

@@ -128,7 +128,7 @@ function biases(value: string): Map<number, number> {
   return new Map(entries)
 }
 
-function choice<T extends string>(values: Values, name: string, choices: readonly T[]): T | undefined {
+export function choice<T extends string>(values: Values, name: string, choices: readonly T[]): T | undefined {
   const value = text(values, name)
   if (value === undefined || choices.includes(value as T)) return value as T | undefined
   throw new UsageError(`--${name} expects ${choices.join(', ')}, got ${JSON.stringify(value)}`)

@@ -6,6 +6,7 @@ import { UsageError } from './arguments'
 import { chat } from './chat'
 import { generate } from './generate'
 import { info } from './info'
+import { plan } from './plan'
 import { verify } from './verify'
 
 const usage = `Usage: heddle <command> [options]
@@ -14,6 +15,7 @@ Commands
   chat       talk to a model             heddle chat --model models/heddle-tiny --tp 2
   generate   one answer                  heddle generate --model models/heddle-tiny --prompt "Hello" --json
   info       this machine, or a model's shards on its ranks
+  plan       what a model takes at each size     heddle plan --model Qwen/Qwen3-8B --gpu H200
   verify     whether splitting changes a model   heddle verify --model models/heddle-tiny --tp 1,2,4
 
 Options of every command
@@ -37,7 +39,11 @@ Options of generate
   --messages FILE         a JSON list of {"role", "content"}; goes through the chat template; - is stdin
   --echo                  begin with the prompt
   --logprobs N            with --json: log-probabilities, and of the N likeliest tokens
-  --json                  print one JSON object (generate, info and verify)
+  --json                  print one JSON object (generate, info, plan and verify)
+
+Options of plan
+  --tp N                  one size (default: every valid one up to 8)
+  --gpu NAME              predict speed and room on H200, H100, B200, A100-80GB, A100-40GB, L40S or RTX-4090
 
 Options of verify
   --tp N,N,…              the sizes to compare with the first of them (default 1,2)
@@ -45,7 +51,7 @@ Options of verify
   --tolerance X           relative difference of a module that is let pass (default: by data type)
 `
 
-const commands: Record<string, (args: string[]) => Promise<number | void>> = { chat, generate, info, verify }
+const commands: Record<string, (args: string[]) => Promise<number | void>> = { chat, generate, info, plan, verify }
 
 const hints: Partial<Record<HeddleErrorCode, string>> = {
   invalid_argument: 'check the options; heddle --help lists them',

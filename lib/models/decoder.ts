@@ -12,6 +12,8 @@ import { LayerNorm, RMSNorm } from '../layers/norm'
 import { RotaryEmbedding } from '../layers/rotary-embedding'
 import type { Recorder } from '../program'
 import { elementBytes, rounded, validSizes } from '../shard'
+import type { WeightSource } from '../shard'
+import type { DType } from '../tensor'
 import type { Value } from '../value'
 import type { Checkpoint } from './checkpoint'
 import type { LayerConfig, ModelConfig } from './config'
@@ -198,6 +200,14 @@ export class Decoder {
     }
     for (const rope of this.#ropes.values()) await rope.tensor.ready
     throwIfAborted(signal)
+  }
+
+  /** Weights of the right shapes and of no content, for a group whose ranks only take notes. */
+  async loadPlaceholders(dtype: DType): Promise<void> {
+    for (const { layer } of this.#layers()) {
+      const sources = layer.weights.map(({ name, shape }): [string, WeightSource] => [name, { dtype, shape, source: { path: '' }, offset: 0 }])
+      await layer.load(Object.fromEntries(sources))
+    }
   }
 
   dispose(): void {

@@ -15,6 +15,7 @@ const everyPart = [
   'server',
   'causal-lm',
   'generation',
+  'planning',
   'models',
   'layers',
   'tokenizer',
@@ -30,10 +31,11 @@ const everyPart = [
 
 /** The parts of lib/: its folders, and the files beside them by the concept they belong to. */
 const typescriptParts: Record<string, Part> = {
-  cli: { uses: ['causal-lm', 'hub', 'generation', 'models', 'tokenizer', 'group', 'errors'] },
+  cli: { uses: ['causal-lm', 'planning', 'hub', 'generation', 'models', 'tokenizer', 'group', 'errors'] },
   server: { uses: ['causal-lm', 'generation', 'models', 'tokenizer', 'group', 'errors'] },
   'causal-lm': { uses: ['generation', 'models', 'tokenizer', 'group', 'checks', 'errors'] },
   generation: { uses: ['models', 'tokenizer', 'hub', 'program', 'tensor', 'group', 'checks', 'errors'] },
+  planning: { uses: ['models', 'hub', 'program', 'tensor', 'shard', 'group', 'checks', 'errors'] },
   models: { uses: ['layers', 'program', 'tensor', 'group', 'shard', 'checks', 'errors'] },
   layers: { uses: ['program', 'tensor', 'shard', 'checks', 'errors'], types: ['group'] },
   group: { uses: ['program', 'tensor', 'native', 'checks', 'errors'] },
