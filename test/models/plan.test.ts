@@ -1,0 +1,87 @@
+// What a model takes, known before a weight is read: compared with what loading then takes, and with arithmetic by hand.
+import { spawnSync } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { planTensorParallel } from '../../lib/planning/plan'
+import { golden, repository, tinyModel, withModel } from '../support/models'
+
+const cases = readdirSync(golden('.'), { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name)
+const folders = [...cases.map((name) => [name, golden(name)] as const), ['heddle-tiny', tinyModel] as const]
+
+test.each(folders)('%s: bytes of every rank as loading takes them', async (_, folder) => {
+  const { sizes, validSizes } = await planTensorParallel(folder)
+  expect(sizes.map(({ tpSize }) => tpSize)).toEqual(validSizes.filter((size) => size <= 8))
+  for (const { tpSize, ranks } of sizes.filter(({ tpSize }) => tpSize <= 4)) {
+    await withModel(folder, { tpSize, maxTokens: 160 }, async (model) => {
+      for (const [rank, { weightBytes, cacheBytes }] of model.info().ranks.entries()) {
+        expect(ranks[rank]!.weightBytes / weightBytes).toBeCloseTo(1, 2)
+        expect((ranks[rank]!.cacheBytesPer1kTokens * 0.16) / cacheBytes).toBeCloseTo(1, 2)
+      }
+    })
+  }
+})
+
+// Qwen3-8B as published: 36 layers of 32 query and 8 KV heads of 128, hidden 4096, MLP 12288, vocabulary 151936, untied
+const qwen3 = {
+  architectures: ['Qwen3ForCausalLM'], model_type: 'qwen3', hidden_size: 4096, num_hidden_layers: 36, num_attention_heads: 32, num_key_value_heads: 8,
+  head_dim: 128, intermediate_size: 12288, vocab_size: 151936, max_position_embeddings: 40960, rms_norm_eps: 1e-6, rope_theta: 1e6,
+  tie_word_embeddings: false, torch_dtype: 'bfloat16', hidden_act: 'silu'
+}
+
+test('a published shape, by hand', async () => {
+  const { dtype, validSizes, sizes } = await planTensorParallel(qwen3, { gpu: 'h200' })
+  expect(dtype).toBe('bfloat16')
+  expect(validSizes).toEqual([1, 2, 4, 8, 16, 32])
+  const linear = 36 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 12288) + 4096 * 151936
+  const [one, two] = sizes
+  expect(one!.ranks[0]!.weightBytes / (2 * (linear + 4096 * 151936))).toBeCloseTo(1, 3)
+  expect(one!.ranks[0]!.cacheBytesPer1kTokens).toBe(147_456_000)
+  expect(one!.collectives).toEqual({ allReduces: 0, others: 0, bytesPerToken: 0 })
+  expect(two!.collectives).toMatchObject({ allReduces: 73, bytesPerToken: 73 * 8192 }) // two a layer, and the embedding's
+  // 15.14 GB at 4.42 TB/s: 292 tokens a second
+  expect(one!.predicted!.decodeTokensPerSecond).toBeCloseTo(4.42e12 / (2 * linear), -1)
+  expect(two!.predicted!.decodeTokensPerSecond).toBeLessThan(2 * one!.predicted!.decodeTokensPerSecond)
+  expect(one!.predicted!.prefillTokensPerSecond / 48_000).toBeCloseTo(1, 1)
+  expect(one!.predicted!.modelled).toBe(true)
+})
+
+test('room for tokens: what 90 % of the memory leaves, or none', async () => {
+  const room = async (gpu: string) => (await planTensorParallel(qwen3, { tpSize: 1, gpu })).sizes[0]!.predicted!.cacheTokens
+  expect(await room('RTX-4090')).toBeGreaterThan(0)
+  expect(await room('H200')).toBeGreaterThan(4 * (await room('A100-40GB')))
+  const { sizes } = await planTensorParallel({ ...qwen3, num_hidden_layers: 80 }, { tpSize: 1, gpu: 'RTX-4090' })
+  expect(sizes[0]!.predicted!.cacheTokens).toBe(0)
+})
+
+test('of a mixture of experts a token reads the chosen ones', async () => {
+  const config = JSON.parse(await readFile(path.join(golden('mixtral'), 'config.json'), 'utf8')) as object
+  const rate = async (more: object) => (await planTensorParallel({ ...config, intermediate_size: 8192, ...more }, { tpSize: 1, gpu: 'H100' })).sizes[0]!.predicted!.decodeTokensPerSecond
+  expect((await rate({ num_experts_per_tok: 1 })) / (await rate({ num_experts_per_tok: 2 }))).toBeGreaterThan(1.7)
+  expect((await rate({ num_local_experts: 4 })) / (await rate({ num_local_experts: 8 }))).toBeCloseTo(1, 1)
+})
+
+test('a size that does not divide: why, and the nearest that do', async () => {
+  expect(await planTensorParallel(qwen3, { tpSize: 6 })).toMatchObject({ sizes: [], refused: { tpSize: 6, why: expect.stringContaining('32'), nearest: [4, 8] } })
+})
+
+test.each([
+  [qwen3, { gpu: 'TPU' }, /H200/], [qwen3, { tpSize: 0 }, /tpSize/], [qwen3, { dtype: 'int8' }, /dtype/], [qwen3, { size: 2 }, /tpSize/], [7, {}, /model folder/],
+  ['/nowhere', {}, /model folder/]
+])('%j %j is refused', async (model, options, message) => {
+  await expect(planTensorParallel(model as object, options as object)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) })
+})
+
+test('the command, with a configuration alone: a table, JSON, exit code 1 for a size that does not divide', async () => {
+  const folder = await mkdtemp(path.join(os.tmpdir(), 'heddle-plan-'))
+  await writeFile(path.join(folder, 'config.json'), JSON.stringify(qwen3))
+  const heddle = (...args: string[]) => spawnSync(process.execPath, ['dist/cli/main.js', 'plan', '--model', folder, ...args], { cwd: repository, encoding: 'utf8' })
+  const shown = heddle('--gpu', 'H200')
+  expect(shown).toMatchObject({ status: 0, stderr: '' })
+  expect(shown.stdout).toMatch(/valid sizes: 1, 2, 4, 8, 16, 32[^]*16\.38 GB[^]*modelled for H200/)
+  expect(JSON.parse(heddle('--tp', '2', '--json').stdout)).toMatchObject({ modelType: 'qwen3', sizes: [{ tpSize: 2 }] })
+  expect(heddle('--tp', '6')).toMatchObject({ status: 1, stdout: expect.stringContaining('nearest: 4, 8') })
+  expect(heddle('--gpu', 'TPU').status).toBe(2)
+  await rm(folder, { recursive: true })
+})
