@@ -60,7 +60,7 @@ test('help names every case and ends with 0', () => {
 
 /** The bench under way: waits until its first case measures. */
 async function startMeasuring(mark: string, json: string) {
-  const args = ['build/bench/run.js', 'boundary', 'load', '--model-shape', 'tiny', '--repeats', '1000', '--data', folder, '--json', json]
+  const args = ['build/bench/run.js', 'boundary', '--model-shape', 'tiny', '--repeats', '1000', '--data', folder, '--json', json]
   const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, [markName]: mark }, stdio: ['ignore', 'pipe', 'ignore'] })
   let output = ''
   const ended = new Promise<number | null>((resolve) => child.on('close', resolve))
