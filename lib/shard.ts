@@ -6,6 +6,8 @@ import type { DType, PieceSource, PieceSpec } from './native'
 export interface Range {
   start: number
   end: number
+  /** zeros that a rank's tensor holds after these elements; default none */
+  padding?: number
 }
 
 /** A full tensor that a rank's slice is taken from: row-major, or a matrix that is stored by columns. */
@@ -32,6 +34,9 @@ export const largestGroupSize = 64
 
 export const lengthOf = (range: Range): number => range.end - range.start
 
+/** Elements that a rank has memory for, padding included. */
+export const heldLength = (range: Range): number => lengthOf(range) + (range.padding ?? 0)
+
 export const elementBytes = (dtype: DType): number => (dtype === 'float32' ? 4 : 2)
 
 /** The nearest number of a data type, ties to even. For positive numbers in the range of normal ones. */
@@ -51,6 +56,9 @@ export function validSizes(...dimensions: number[]): number[] {
   return sizes
 }
 
+/** Sizes that leave every rank one of `count` at least. */
+export const sizesUpTo = (count: number): number[] => Array.from({ length: Math.min(count, largestGroupSize) }, (_, i) => i + 1)
+
 /** Equal contiguous parts, one per rank; `where` and `dimension` name the caller's quantity in the error. */
 export function splitEvenly(where: string, dimension: string, value: number, size: number): Range[] {
   if (value % size !== 0) {
@@ -64,25 +72,39 @@ export function splitEvenly(where: string, dimension: string, value: number, siz
   return Array.from({ length: size }, (_, rank) => ({ start: rank * (value / size), end: (rank + 1) * (value / size) }))
 }
 
-/** Contiguous parts, none empty, whose lengths differ by one at most. */
-export function splitBalanced(where: string, dimension: string, value: number, size: number): Range[] {
-  if (value < size) {
-    throw new HeddleError('invalid_argument', `${where}: expected ${dimension} of at least the group size ${size}, got ${value}`, {
-      details: { dimension, value, size }
-    })
-  }
+/** Contiguous parts whose lengths differ by one at most; where there are more ranks than elements, those at the end are empty. */
+export function splitBalanced(value: number, size: number): Range[] {
+  if (value < size) return Array.from({ length: size }, (_, rank) => ({ start: Math.min(rank, value), end: Math.min(rank + 1, value) }))
   const start = (rank: number): number => Math.floor((rank * value) / size)
   return Array.from({ length: size }, (_, rank) => ({ start: start(rank), end: start(rank + 1) }))
+}
+
+/** Elements in which widths are dealt out where they suffice: 16 or 8 of them keep rows of 16-bit weights where matrix units want them. */
+const widthUnits = [16, 8, 1]
+
+/**
+ * Contiguous parts of a width: equal where the size divides it, else as even as whole units of 16 or 8 elements allow. Where there are
+ * more ranks than elements, those at the end hold one zero, since no tensor is empty. `strict` refuses as `splitEvenly` does.
+ */
+export function splitWidth(where: string, dimension: string, value: number, size: number, strict = false): Range[] {
+  if (strict || value % size === 0) return splitEvenly(where, dimension, value, size)
+  const unit = widthUnits.find((elements) => elements * size <= value) ?? 1
+  const clamped = (units: number): number => Math.min(units * unit, value)
+  return splitBalanced(Math.ceil(value / unit), size).map(({ start, end }) =>
+    start === end ? { start: value, end: value, padding: 1 } : { start: clamped(start), end: clamped(end) }
+  )
 }
 
 /** Parts of ceil(value / size) elements; the last ranks hold fewer, or none, of the real ones and are padded to the common length. */
 export function splitPadded(value: number, size: number): { ranges: Range[]; localLength: number } {
   const localLength = Math.ceil(value / size)
   const clamp = (index: number): number => Math.min(index, value)
-  return {
-    localLength,
-    ranges: Array.from({ length: size }, (_, rank) => ({ start: clamp(rank * localLength), end: clamp((rank + 1) * localLength) }))
-  }
+  const ranges = Array.from({ length: size }, (_, rank) => {
+    const range = { start: clamp(rank * localLength), end: clamp((rank + 1) * localLength) }
+    const padding = localLength - lengthOf(range)
+    return padding === 0 ? range : { ...range, padding }
+  })
+  return { localLength, ranges }
 }
 
 export const everything = (length: number): Range => ({ start: 0, end: length })
@@ -91,16 +113,27 @@ export const everything = (length: number): Range => ({ start: 0, end: length })
 export const scaled = (range: Range, factor: number): Range => ({ start: range.start * factor, end: range.end * factor })
 
 /**
- * Contiguous query heads per rank, and the KV heads that they touch: an equal share while the size divides the KV heads, a copy on
- * several ranks where it exceeds them (KV-head replication, as in vLLM).
+ * Contiguous query heads per rank, as even as possible, and the KV heads that they touch. While the size is at most the number of KV heads
+ * a rank has whole groups, so that each KV head is on one rank; beyond, it is copied to all ranks whose queries read it (KV-head
+ * replication, as in vLLM). `strict` refuses what does not divide `headCount`. Throws `invalid_argument` with the valid sizes.
  */
-export function splitHeads(where: string, headCount: number, kvHeadCount: number, size: number): HeadShard[] {
+export function splitHeads(where: string, headCount: number, kvHeadCount: number, size: number, strict = false): HeadShard[] {
   const queriesPerKvHead = headCount / kvHeadCount
-  return splitEvenly(where, 'headCount', headCount, size).map((queries) => {
+  return splitQueries(where, headCount, kvHeadCount, size, strict).map((queries) => {
     const kvHead = (query: number): number => Math.floor(query / queriesPerKvHead)
     const keyValues = { start: kvHead(queries.start), end: kvHead(queries.end - 1) + 1 }
     const kvHeadOfQuery = Array.from({ length: lengthOf(queries) }, (_, i) => kvHead(queries.start + i) - keyValues.start)
     return { queries, keyValues, kvHeadOfQuery }
+  })
+}
+
+function splitQueries(where: string, headCount: number, kvHeadCount: number, size: number, strict: boolean): Range[] {
+  if (strict) splitEvenly(where, 'headCount', headCount, size) // refuses; a valid size is split as without it
+  if (size <= kvHeadCount) return splitBalanced(kvHeadCount, size).map((groups) => scaled(groups, headCount / kvHeadCount))
+  if (size <= headCount) return splitBalanced(headCount, size)
+  const sizes = sizesUpTo(headCount)
+  throw new HeddleError('invalid_argument', `${where}: headCount ${headCount} is less than group size ${size}; valid sizes: ${sizes.join(', ')}`, {
+    details: { dimension: 'headCount', value: headCount, size, validSizes: sizes }
   })
 }
 

@@ -25,8 +25,10 @@ import { Runtime, stepLimits } from './runtime'
 type DType = NonNullable<OpenGroupOptions['dtype']>
 
 export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host' | 'communicator' | 'collectiveTimeoutMs'> {
-  /** ranks; must divide the heads and the width of the MLP. Default 1 */
+  /** ranks, at most as many as query heads. Default 1 */
   tpSize?: number
+  /** refuse a `tpSize` that does not divide the heads and the width of the MLP, with the valid ones. Default false: uneven parts */
+  strict?: boolean
   /** how the weights are split; only `auto` for now */
   tpPlan?: 'auto'
   /** of a mixture of experts: whole experts on each rank, in place of a part of every expert. Default false */
@@ -58,7 +60,7 @@ export interface LoadedModel {
 
 const where = 'AutoModelForCausalLM.fromPretrained'
 const groupOptions = ['device', 'devices', 'host', 'communicator', 'collectiveTimeoutMs'] as const
-const ownOptions = ['tpSize', 'tpPlan', 'expertParallel', 'dtype', 'maxTokens', 'gpuMemoryUtilization', 'prefixReuse', 'revision', 'onProgress']
+const ownOptions = ['tpSize', 'strict', 'tpPlan', 'expertParallel', 'dtype', 'maxTokens', 'gpuMemoryUtilization', 'prefixReuse', 'revision', 'onProgress']
 const knownOptions = [...ownOptions, ...groupOptions, 'signal']
 
 export async function loadModel(nameOrFolder: string, options: PretrainedOptions): Promise<LoadedModel> {
@@ -146,7 +148,7 @@ function checkArguments(folder: unknown, options: PretrainedOptions): void {
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
   if (typeof tpPlan === 'object') throw new HeddleError('unavailable', `${where}: a tpPlan by module is not in this build yet, use 'auto'`)
   if (tpPlan !== 'auto') throw invalidArgument(`${where}: tpPlan`, "'auto'", tpPlan)
-  checkFlags(where, { expertParallel: options.expertParallel, prefixReuse: options.prefixReuse })
+  checkFlags(where, { strict: options.strict, expertParallel: options.expertParallel, prefixReuse: options.prefixReuse })
   if (dtype !== 'auto' && !dtypes.includes(dtype))
     throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
   if (maxTokens !== undefined) checkPositive(where, { maxTokens })

@@ -55,7 +55,8 @@ const knownOptions = [
 /**
  * `load`: `q_proj.weight` [headCount · headDim, hiddenSize], `k_proj.weight` and `v_proj.weight` [kvHeadCount · headDim, hiddenSize],
  * `o_proj.weight` [hiddenSize, headCount · headDim], with biases `….bias`, with norms `q_norm.weight` and `k_norm.weight` [headDim].
- * Where the size exceeds the KV heads, they are replicated. Throws `invalid_argument` where headCount does not divide.
+ * Heads go to ranks as evenly as can be; where the size exceeds the KV heads, these are replicated. Throws `invalid_argument` where there are
+ * fewer heads than ranks, or with `strict` where headCount does not divide.
  */
 export class TPAttention extends Layer {
   readonly headDim: number
@@ -71,13 +72,13 @@ export class TPAttention extends Layer {
   constructor(group: Group, options: AttentionOptions) {
     super(group)
     checkOptions('TPAttention', options, knownOptions)
-    const { hiddenSize, headCount, kvHeadCount = headCount, headDim = hiddenSize / headCount, bias = false, outputBias = bias } = options
+    const { hiddenSize, headCount, kvHeadCount = headCount, headDim = hiddenSize / headCount, bias = false, outputBias = bias, strict } = options
     checkPositive('TPAttention', { hiddenSize, headCount, kvHeadCount, headDim })
     checkValues(options, headCount, kvHeadCount)
     this.#options = options
     this.headDim = headDim
     this.kvHeadCount = kvHeadCount
-    this.shards = splitHeads('TPAttention', headCount, kvHeadCount, group.size)
+    this.shards = splitHeads('TPAttention', headCount, kvHeadCount, group.size, strict)
     this.#normEps = options.queryKeyNorm ? ((options.queryKeyNorm === true ? undefined : options.queryKeyNorm.eps) ?? 1e-6) : undefined
     this.#normIncrement = typeof options.queryKeyNorm === 'object' && options.queryKeyNorm.unitOffset ? 1 : 0
     this.#rope =

@@ -35,7 +35,6 @@ class VocabShard {
       key: 'weight',
       kind: 'matrix',
       sharding: 'rows',
-      localRows: this.localLength,
       parts: [{ name: 'weight', shape: [this.vocabSize, this.hiddenSize], rows: this.ranges, columns }]
     }
   }
@@ -46,7 +45,6 @@ class VocabShard {
       key: 'bias',
       kind: 'vector',
       sharding: 'rows',
-      localRows: this.localLength,
       parts: [{ name: 'bias', shape: [this.vocabSize], rows: this.ranges, columns }]
     }
   }

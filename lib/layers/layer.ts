@@ -2,7 +2,7 @@
 import { HeddleError, invalidArgument } from '../errors'
 import type { Group } from '../group'
 import type { Recorder } from '../program'
-import { elementBytes, everything, lengthOf, piece } from '../shard'
+import { elementBytes, everything, heldLength, lengthOf, piece } from '../shard'
 import type { Range, WeightSource } from '../shard'
 import { Tensor } from '../tensor'
 import type { DType, HostTensor, PieceSpec, Sharding } from '../tensor'
@@ -24,8 +24,6 @@ export interface Parameter {
   key: string
   kind: 'matrix' | 'vector'
   sharding: Sharding
-  /** rows of the local tensor on every rank where padding makes it longer than its parts; else the parts' rows */
-  localRows?: number
   /** is added to every element of a vector */
   increment?: number
   parts: ParameterPart[]
@@ -33,7 +31,10 @@ export interface Parameter {
 
 /** What every layer takes. */
 export interface LayerOptions {
-  /** refuse sizes that do not divide (always so, for now) */
+  /**
+   * refuse sizes that do not divide the heads or the width, with the valid ones. Default false: parts are as even as can be. A vocabulary is
+   * padded either way
+   */
   strict?: boolean
 }
 
@@ -183,8 +184,8 @@ function withoutPrefix(sources: ReadonlyMap<string, WeightSource>, prefix: strin
 }
 
 function localShape(parameter: Parameter, rank: number): number[] {
-  const rows = parameter.localRows ?? parameter.parts.reduce((sum, part) => sum + lengthOf(part.rows[rank]!), 0)
-  return parameter.kind === 'vector' ? [rows] : [rows, lengthOf(parameter.parts[0]!.columns[rank]!)]
+  const rows = parameter.parts.reduce((sum, part) => sum + heldLength(part.rows[rank]!), 0)
+  return parameter.kind === 'vector' ? [rows] : [rows, heldLength(parameter.parts[0]!.columns[rank]!)]
 }
 
 /** Matrices keep what is exact: float32 compute reads 16-bit weights as they are; parts of mixed types meet in float32. */
@@ -213,9 +214,9 @@ function localPieces(parameter: Parameter, sources: ReadonlyMap<string, WeightSo
     const rows = part.rows[rank]!
     const columns = part.columns[rank]!
     const { increment } = parameter
-    const filled = (): PieceSpec => piece(sources.get(part.name)!, rows, columns, row, lengthOf(columns))
-    if (lengthOf(rows) > 0) pieces.push(increment === undefined ? filled() : { ...filled(), increment })
-    row += lengthOf(rows)
+    const filled = (): PieceSpec => piece(sources.get(part.name)!, rows, columns, row, heldLength(columns))
+    if (lengthOf(rows) > 0 && lengthOf(columns) > 0) pieces.push(increment === undefined ? filled() : { ...filled(), increment })
+    row += heldLength(rows)
   }
   return pieces
 }

@@ -3,7 +3,7 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
-import { everything, lengthOf, splitEvenly } from '../shard'
+import { everything, heldLength, lengthOf, splitWidth } from '../shard'
 import type { Range } from '../shard'
 import type { HostTensor, Tensor } from '../tensor'
 import type { Value } from '../value'
@@ -85,12 +85,15 @@ export class MergedColumnParallelLinear extends Layer {
 }
 
 /**
- * `y = x · weightᵀ + bias`, split by output features: a rank holds `outFeatures / size` rows of the weight and of the bias.
- * `load`: `weight` [outFeatures, inFeatures], `bias` [outFeatures]. Throws `invalid_argument` where outFeatures does not divide.
+ * `y = x · weightᵀ + bias`, split by output features: a rank holds about `outFeatures / size` rows of the weight and of the bias.
+ * `load`: `weight` [outFeatures, inFeatures], `bias` [outFeatures]. Features that do not divide are split unevenly, and a rank without any
+ * holds one of zeros, which a gathered result does not show; with `strict` they throw `invalid_argument`.
  */
 export class ColumnParallelLinear extends Layer {
   readonly gatherOutput: boolean
   readonly skipBiasAdd: boolean
+  /** of the rank that holds most */
+  readonly localOutFeatures: number
   readonly #linear: MergedColumnParallelLinear
 
   constructor(
@@ -103,10 +106,11 @@ export class ColumnParallelLinear extends Layer {
     checkPositive('ColumnParallelLinear', { inFeatures, outFeatures })
     checkOptions('ColumnParallelLinear', options, columnOptions)
     checkFlags('ColumnParallelLinear', { ...options })
-    const { bias = true, gatherOutput = false, skipBiasAdd = false } = options
+    const { bias = true, gatherOutput = false, skipBiasAdd = false, strict } = options
     this.gatherOutput = gatherOutput
     this.skipBiasAdd = skipBiasAdd
-    const ranges = splitEvenly('ColumnParallelLinear', 'outFeatures', outFeatures, group.size)
+    const ranges = splitWidth('ColumnParallelLinear', 'outFeatures', outFeatures, group.size, strict)
+    this.localOutFeatures = Math.max(...ranges.map(lengthOf))
     this.#linear = new MergedColumnParallelLinear(
       group,
       inFeatures,
@@ -120,10 +124,6 @@ export class ColumnParallelLinear extends Layer {
     return [['', this.#linear]]
   }
 
-  get localOutFeatures(): number {
-    return this.outFeatures / this.group.size
-  }
-
   /** The bias as `forward`'s result is laid out: sharded, or whole where `gatherOutput` and `skipBiasAdd` are both set. */
   get bias(): Tensor | undefined {
     return this.#linear.bias
@@ -132,15 +132,25 @@ export class ColumnParallelLinear extends Layer {
   /** `[tokens, inFeatures]` → `[tokens, outFeatures]`, sharded unless `gatherOutput`. */
   forward(x: Value): Value {
     const y = this.skipBiasAdd ? this.#linear.product(x) : this.#linear.forward(x)
-    return this.gatherOutput ? y.allGather() : y
+    return this.gatherOutput ? this.#gathered(y) : y
+  }
+
+  override run(x: HostTensor): Promise<HostTensor> {
+    return this.group.evaluate((g) => this.#gathered(this.forward(g.input(x))))
+  }
+
+  /** The padding of ranks without features stands last. */
+  #gathered(y: Value): Value {
+    return y.allGather().slice(0, this.outFeatures)
   }
 }
 
 /**
  * `y = x · weightᵀ + bias`, split by input features: a rank holds `inFeatures / size` columns of the weight; the ranks' products are
- * summed by one all-reduce and the bias, which every rank holds whole, is added once after it.
- * `load`: `weight` [outFeatures, inFeatures], `bias` [outFeatures]. Throws `invalid_argument` where inFeatures does not divide, and for
- * `reduceResults: false` with a bias that is not skipped: it would be added once per rank.
+ * summed by one all-reduce and the bias, which every rank holds whole, is added once after it. Features that do not divide are split as
+ * those of ColumnParallelLinear are.
+ * `load`: `weight` [outFeatures, inFeatures], `bias` [outFeatures]. Throws `invalid_argument` with `strict` where inFeatures does not divide,
+ * and for `reduceResults: false` with a bias that is not skipped: it would be added once per rank.
  */
 export class RowParallelLinear extends Layer {
   readonly hasBias: boolean
@@ -161,7 +171,7 @@ export class RowParallelLinear extends Layer {
     checkPositive('RowParallelLinear', { inFeatures, outFeatures })
     checkOptions('RowParallelLinear', options, rowOptions)
     checkFlags('RowParallelLinear', { ...options })
-    const { bias = true, inputIsParallel = true, reduceResults = true, skipBiasAdd = false } = options
+    const { bias = true, inputIsParallel = true, reduceResults = true, skipBiasAdd = false, strict } = options
     if (!reduceResults && bias && !skipBiasAdd) {
       throw new HeddleError(
         'invalid_argument',
@@ -172,7 +182,7 @@ export class RowParallelLinear extends Layer {
     this.inputIsParallel = inputIsParallel
     this.reduceResults = reduceResults
     this.skipBiasAdd = skipBiasAdd
-    this.#ranges = ranges ?? splitEvenly('RowParallelLinear', 'inFeatures', inFeatures, group.size)
+    this.#ranges = ranges ?? splitWidth('RowParallelLinear', 'inFeatures', inFeatures, group.size, strict)
   }
 
   protected override parameters(): Parameter[] {
@@ -192,8 +202,9 @@ export class RowParallelLinear extends Layer {
     return this.hasBias ? [weight, bias] : [weight]
   }
 
+  /** Of the rank that holds most. */
   get localInFeatures(): number {
-    return lengthOf(this.#ranges[0]!)
+    return Math.max(...this.#ranges.map(lengthOf))
   }
 
   get bias(): Tensor | undefined {
@@ -202,7 +213,7 @@ export class RowParallelLinear extends Layer {
 
   /** `[tokens, inFeatures]`, sharded if `inputIsParallel`, → `[tokens, outFeatures]` on every rank, or partial without `reduceResults`. */
   forward(x: Value): Value {
-    const sum = (this.inputIsParallel ? x : x.shard(this.#ranges)).linear(this.tensor('weight'))
+    const sum = (this.inputIsParallel ? x : this.#sharded(x)).linear(this.tensor('weight'))
     if (!this.reduceResults) return sum
     const y = sum.allReduce()
     return this.hasBias && !this.skipBiasAdd ? y.addBias(this.tensor('bias')) : y
@@ -214,6 +225,15 @@ export class RowParallelLinear extends Layer {
         new HeddleError('invalid_argument', 'RowParallelLinear.run: expected reduceResults true, got false: a partial sum is no result')
       )
     }
-    return this.group.evaluate((g) => this.forward(this.inputIsParallel ? g.input(x).shard(this.#ranges) : g.input(x)))
+    return this.group.evaluate((g) => this.forward(this.inputIsParallel ? this.#sharded(g.input(x)) : g.input(x)))
+  }
+
+  /** A rank without features takes the last one of the whole: its weights are zeros. */
+  #sharded(x: Value): Value {
+    const columns = this.#ranges.map((range) => {
+      const start = Math.min(range.start, this.inFeatures - heldLength(range))
+      return { start, end: start + heldLength(range) }
+    })
+    return x.shard(columns)
   }
 }

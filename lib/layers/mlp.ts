@@ -2,7 +2,7 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
-import { splitEvenly } from '../shard'
+import { splitWidth } from '../shard'
 import type { ActivationKind, Value } from '../value'
 import { Layer } from './layer'
 import type { LayerOptions } from './layer'
@@ -28,7 +28,8 @@ export function checkActivation(where: string, activation: ActivationKind): void
 
 /**
  * `load`: `gate_proj.weight`, `up_proj.weight` [intermediateSize, hiddenSize] and `down_proj.weight` [hiddenSize, intermediateSize], or
- * not gated `fc1.weight` and `fc2.weight`; with `bias` also `….bias`. Throws `invalid_argument` where intermediateSize does not divide.
+ * not gated `fc1.weight` and `fc2.weight`; with `bias` also `….bias`. A width that does not divide is split unevenly; with `strict` it
+ * throws `invalid_argument`.
  */
 export class TPMLP extends Layer {
   readonly gated: boolean
@@ -45,7 +46,7 @@ export class TPMLP extends Layer {
     checkActivation('TPMLP', activation)
     this.gated = gated
     this.activation = activation
-    const ranges = splitEvenly('TPMLP', 'intermediateSize', intermediateSize, group.size)
+    const ranges = splitWidth('TPMLP', 'intermediateSize', intermediateSize, group.size, strict)
     const prefixes = gated ? ['gate_proj.', 'up_proj.'] : ['fc1.']
     this.#up = new MergedColumnParallelLinear(
       group,
@@ -53,7 +54,7 @@ export class TPMLP extends Layer {
       prefixes.map((prefix) => ({ prefix, outFeatures: intermediateSize, ranges })),
       bias
     )
-    this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias })
+    this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias }, ranges)
   }
 
   protected override children(): [string, Layer][] {

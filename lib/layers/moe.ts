@@ -3,7 +3,7 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
-import { everything, splitBalanced, splitEvenly } from '../shard'
+import { everything, lengthOf, splitBalanced, splitWidth } from '../shard'
 import type { Range } from '../shard'
 import type { ActivationKind, Value } from '../value'
 import { Layer } from './layer'
@@ -40,7 +40,8 @@ export interface MoEOptions extends LayerOptions {
  * The sum over a token's experts of their weight times `down(activation(gate(x)) * up(x))`, with softmax over the router's logits (Shazeer
  * et al. 2017). `load`: `gate.weight` [expertCount, hiddenSize], the router, and for every expert `experts.N.gate_proj.weight` and
  * `experts.N.up_proj.weight` [intermediateSize, hiddenSize] and `experts.N.down_proj.weight` [hiddenSize, intermediateSize].
- * Throws `invalid_argument` where intermediateSize does not divide, or with `expertParallel` where there are fewer experts than ranks.
+ * A width that does not divide is split unevenly. With `expertParallel` and fewer experts than ranks, those at the end add zeros. With `strict`
+ * both throw `invalid_argument`.
  */
 export class TPMoE extends Layer {
   readonly activation: ActivationKind
@@ -63,8 +64,19 @@ export class TPMoE extends Layer {
     this.#options = options
     this.activation = activation
     const whole = (length: number): Range[] => Array.from({ length: group.size }, () => everything(length))
-    this.#experts = expertParallel ? splitBalanced('TPMoE', 'expertCount', expertCount, group.size) : whole(expertCount)
-    this.#inner = expertParallel ? whole(intermediateSize) : splitEvenly('TPMoE', 'intermediateSize', intermediateSize, group.size)
+    if (!expertParallel) {
+      this.#experts = whole(expertCount)
+      this.#inner = splitWidth('TPMoE', 'intermediateSize', intermediateSize, group.size, strict)
+      return
+    }
+    if (strict && expertCount < group.size) {
+      const text = `TPMoE: expected expertCount of at least the group size ${group.size}, got ${expertCount}`
+      throw new HeddleError('invalid_argument', text, { details: { dimension: 'expertCount', value: expertCount, size: group.size } })
+    }
+    // no tensor is empty: a rank without experts holds a column of zeros in place of the first one's width
+    const shares = splitBalanced(expertCount, group.size)
+    this.#experts = shares.map((share) => (lengthOf(share) > 0 ? share : { start: 0, end: 1 }))
+    this.#inner = shares.map((share) => (lengthOf(share) > 0 ? everything(intermediateSize) : { start: 0, end: 0, padding: 1 }))
   }
 
   protected override parameters(): Parameter[] {

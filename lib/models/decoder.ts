@@ -11,7 +11,7 @@ import { TPMoE } from '../layers/moe'
 import { LayerNorm, RMSNorm } from '../layers/norm'
 import { RotaryEmbedding } from '../layers/rotary-embedding'
 import type { Recorder } from '../program'
-import { elementBytes, rounded, validSizes } from '../shard'
+import { elementBytes, rounded, sizesUpTo, validSizes } from '../shard'
 import type { WeightSource } from '../shard'
 import type { DType } from '../tensor'
 import type { Value } from '../value'
@@ -52,6 +52,8 @@ export interface LoadOptions {
 export interface DecoderOptions {
   /** whole experts on each rank, in place of a part of every expert */
   expertParallel?: boolean
+  /** refuse sizes that do not divide the heads and the widths */
+  strict?: boolean
 }
 
 export class Decoder {
@@ -249,8 +251,17 @@ export class Decoder {
 
 const placed = (layer: Layer, module: string): PlacedLayer => ({ layer, modules: [module], transposed: false })
 
-/** Throws `invalid_argument` with the valid sizes for a size that does not split the heads or the widths evenly. */
-export function checkSize(config: ModelConfig, tpSize: number, { expertParallel = false }: DecoderOptions = {}): void {
+/**
+ * Throws `invalid_argument` with the valid sizes for a size that exceeds the query heads; with `strict` also for one that does not divide heads
+ * and widths, or exceeds the experts of `expertParallel`.
+ */
+export function checkSize(config: ModelConfig, tpSize: number, options: DecoderOptions = {}): void {
+  const { headCount } = config
+  if (options.strict) checkDivisor(config, tpSize, options)
+  else if (tpSize > headCount) throw wrongSize(`headCount ${headCount} is less than`, 'headCount', headCount, tpSize, sizesUpTo(headCount))
+}
+
+function checkDivisor(config: ModelConfig, tpSize: number, { expertParallel = false }: DecoderOptions): void {
   const { headCount, intermediateSize, layers, experts } = config
   const isDense = layers.some(({ sparse }) => !sparse)
   const expertWidth = experts && !expertParallel ? { expertWidth: experts.intermediateSize } : {}
@@ -258,11 +269,13 @@ export function checkSize(config: ModelConfig, tpSize: number, { expertParallel 
   const most = experts && expertParallel ? experts.expertCount : Infinity
   const sizes = validSizes(...Object.values(widths)).filter((size) => size <= most)
   const [dim, value] = Object.entries(widths).find(([, width]) => width % tpSize !== 0) ?? []
-  if (dim === undefined && tpSize <= most) return
-  const tooFew = `expertCount ${most} is less than tpSize ${tpSize}`
-  const what = dim === undefined ? tooFew : `${dim} ${value} is not divisible by tpSize ${tpSize}`
-  throw new HeddleError('invalid_argument', `AutoModelForCausalLM: ${what}; valid sizes: ${sizes.join(', ')}`, {
-    details: { dim: dim ?? 'expertCount', value: value ?? most, tpSize, validSizes: sizes }
+  if (dim !== undefined) throw wrongSize(`${dim} ${value} is not divisible by`, dim, value!, tpSize, sizes)
+  if (tpSize > most) throw wrongSize(`expertCount ${most} is less than`, 'expertCount', most, tpSize, sizes)
+}
+
+function wrongSize(what: string, dim: string, value: number, tpSize: number, sizes: number[]): HeddleError {
+  return new HeddleError('invalid_argument', `AutoModelForCausalLM: ${what} tpSize ${tpSize}; valid sizes: ${sizes.join(', ')}`, {
+    details: { dim, value, tpSize, validSizes: sizes }
   })
 }
 

@@ -1,6 +1,7 @@
 // Whether a model fits onto its GPUs, asked before its memory is taken: what the ranks of a GPU hold first, then as large a KV cache as is
 // wanted and fits. Rule: pure functions; what is free is asked by the caller.
 import { HeddleError } from '../errors'
+import { heldLength, lengthOf, splitHeads, splitWidth } from '../shard'
 import type { ModelConfig } from './config'
 
 /** What one rank takes of its GPU. */
@@ -83,9 +84,12 @@ class GpuPlan {
 /** Bytes that a rank's programs take beside weights and cache: an upper estimate, from the widths of what lives at the same time. */
 export function workspaceEstimate(config: ModelConfig, size: number, limits: { maxTokens: number; maxSequences: number }): number {
   const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, vocabSize, experts } = config
-  const heads = Math.ceil(headCount / size) + 2 * Math.ceil(kvHeadCount / size)
+  const heads = Math.max(
+    ...splitHeads('workspace', headCount, kvHeadCount, size).map(({ queries, keyValues }) => lengthOf(queries) + 2 * lengthOf(keyValues))
+  )
+  const inner = Math.max(...splitWidth('workspace', 'intermediateSize', intermediateSize, size).map(heldLength))
   const routing = 2 * (experts?.expertCount ?? 0)
-  const width = 6 * hiddenSize + 2 * heads * headDim + 3 * Math.ceil(intermediateSize / size) + routing
+  const width = 6 * hiddenSize + 2 * heads * headDim + 3 * inner + routing
   const logits = 2 * limits.maxSequences * Math.ceil(vocabSize / size)
   return fixedWorkspaceBytes + 4 * (limits.maxTokens * width + logits) + (experts ? expertsScratch(config, limits.maxTokens) : 0)
 }

@@ -1,5 +1,5 @@
 // Whether and how a model fits, before a weight is read: sizes, bytes of every rank, collectives, and what a GPU would make of it.
-import { checkOptions } from '../checks'
+import { checkFlags, checkOptions } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import { dtypes, maxGroupSize } from '../group'
 import type { DType } from '../group'
@@ -10,10 +10,11 @@ import { parseModelConfig, readModelConfig } from '../models/config'
 import type { ModelConfig } from '../models/config'
 import { ConfigFields } from '../models/config-fields'
 import { checkSize, Decoder } from '../models/decoder'
+import type { DecoderOptions } from '../models/decoder'
 import { workspaceEstimate } from '../models/gpu-memory'
 import { parseStrictJsonObject } from '../models/strict-json'
 import { Program } from '../program'
-import { elementBytes } from '../shard'
+import { elementBytes, lengthOf, splitHeads } from '../shard'
 import { gpuProfiles } from './gpus'
 import type { GpuProfile } from './gpus'
 import { notedGroup } from './noted-ranks'
@@ -28,6 +29,8 @@ export interface PlanOptions {
   /** a name of the table, such as `H200`: adds predictions */
   gpu?: string
   expertParallel?: boolean
+  /** sizes that divide heads and widths alone */
+  strict?: boolean
   /** of a model on the hub */
   revision?: string
 }
@@ -75,14 +78,14 @@ const limits = { maxTokens: 2048, maxSequences: 64 }
 
 /**
  * `model`: a folder, a name on the hub (only config.json is fetched), or what config.json says as an object. Reads no weight and loads no
- * binary. Throws `invalid_argument` for options and names, `unsupported_model` and `corrupt_file` as loading does; a size that does not divide
- * is an answer, not an error.
+ * binary. Throws `invalid_argument` for options and names, `unsupported_model` and `corrupt_file` as loading does; a size that is not
+ * valid is an answer, not an error.
  */
 export async function planTensorParallel(model: string | object, options: PlanOptions = {}): Promise<TensorParallelPlan> {
   const { config, dtype, stored } = await sourceOf(model, checkPlanOptions(options))
-  const { tpSize, gpu, expertParallel = false } = options
+  const { tpSize, gpu, expertParallel = false, strict = false } = options
   const profile = gpu === undefined ? undefined : profileOf(gpu)
-  const refusals = new Map(range(maxGroupSize).map((size) => [size, refusalOf(config, size, expertParallel)]))
+  const refusals = new Map(range(maxGroupSize).map((size) => [size, refusalOf(config, size, { expertParallel, strict })]))
   const validSizes = range(maxGroupSize).filter((size) => !refusals.get(size))
   const wanted = tpSize === undefined ? validSizes.filter((size) => size <= 8) : [tpSize].filter((size) => validSizes.includes(size))
   const sizes: SizePlan[] = []
@@ -136,7 +139,8 @@ function predict(config: ModelConfig, ranks: RankPlan[], costs: TokenCost[], dty
   const communication = (tokens: number): number =>
     size === 1 ? 0 : costs[0]!.allReduceWidths.reduce((sum, width) => sum + allReduceSeconds(gpu, size, tokens * width * elementBytes(dtype)), 0)
   const decode = most(costs.map((cost) => cost.weightBytesRead)) / gpu.readRate + communication(1)
-  const attention = 2 * config.layerCount * Math.ceil(config.headCount / size) * config.headDim * prefillTokens ** 2
+  const heads = most(splitHeads(where, config.headCount, config.kvHeadCount, size).map(({ queries }) => lengthOf(queries)))
+  const attention = 2 * config.layerCount * heads * config.headDim * prefillTokens ** 2
   const linear = most(costs.map((cost) => prefillTokens * cost.operations + cost.headOperations))
   const prefill = (linear + attention) / gpu.arithmeticRate + communication(prefillTokens)
   const room = ranks.map(({ weightBytes, workspaceBytes, cacheBytesPer1kTokens }) =>
@@ -178,8 +182,9 @@ async function sourceOf(model: unknown, { dtype = 'auto', revision }: PlanOption
 }
 
 function checkPlanOptions(options: PlanOptions): PlanOptions {
-  checkOptions(where, options, ['tpSize', 'dtype', 'gpu', 'expertParallel', 'revision'])
-  const { tpSize, dtype = 'auto', gpu } = options
+  checkOptions(where, options, ['tpSize', 'dtype', 'gpu', 'expertParallel', 'strict', 'revision'])
+  const { tpSize, dtype = 'auto', gpu, expertParallel, strict } = options
+  checkFlags(where, { expertParallel, strict })
   if (tpSize !== undefined && !(Number.isInteger(tpSize) && tpSize >= 1 && tpSize <= maxGroupSize))
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
   if (dtype !== 'auto' && !dtypes.includes(dtype)) throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
@@ -193,9 +198,9 @@ function profileOf(name: string): GpuProfile {
   throw invalidArgument(`${where}: gpu`, `one of ${gpuProfiles.map((one) => one.name).join(', ')}`, name)
 }
 
-function refusalOf(config: ModelConfig, size: number, expertParallel: boolean): string | undefined {
+function refusalOf(config: ModelConfig, size: number, options: DecoderOptions): string | undefined {
   try {
-    checkSize(config, size, { expertParallel })
+    checkSize(config, size, options)
     return undefined
   } catch (error) {
     return (error as HeddleError).message.replace(/^\w+: /, '')

@@ -1,26 +1,28 @@
-// The reference cases: logits and greedy tokens of `transformers`, at every size that the head count allows.
+// The reference cases: logits and greedy tokens of `transformers`, at every size from 1 to 8 that the head count allows.
+import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { AutoModelForCausalLM } from '../../lib/causal-lm'
 import ownCases from '../golden/own.json'
 import { golden, withModel } from '../support/models'
 import { floats, idRows, readSafetensors } from '../support/safetensors-file'
 
-const cases: [string, number[]][] = [
-  ['qwen3', [1, 2, 4, 8]],
-  ['qwen3-tied-sharded', [1, 2, 4, 8]],
-  ['llama', [1, 2, 4]],
-  ['llama3-rope-gqa', [1, 2, 4]],
-  ['mqa-llama', [1, 2, 4, 8]],
-  ['qwen2-bias', [1, 2, 4, 8]],
-  ['mistral-sliding', [1, 2, 4, 8]],
-  ['phi3', [1, 2, 4, 8]],
-  ['llama-yarn-odd-vocab', [1, 2, 4, 8]],
-  ['gpt2', [1, 2, 4, 8]],
-  ['gemma3', [1, 2, 4]],
-  ['mixtral', [1, 2, 4, 8]],
-  ['qwen3-moe', [1, 2, 4, 8]],
-  ['qwen3-moe-mixed', [1, 2, 4, 8]],
-  ...Object.keys(ownCases.cases).map((name): [string, number[]] => [name, [1, 2, 4]])
+const cases = [
+  'qwen3',
+  'qwen3-tied-sharded',
+  'llama',
+  'llama3-rope-gqa',
+  'mqa-llama',
+  'qwen2-bias',
+  'mistral-sliding',
+  'phi3',
+  'llama-yarn-odd-vocab',
+  'gpt2',
+  'gemma3',
+  'mixtral',
+  'qwen3-moe',
+  'qwen3-moe-mixed',
+  ...Object.keys(ownCases.cases)
 ]
 const tolerance = 2e-4
 
@@ -48,11 +50,20 @@ function positionsOf(logits: Float32Array, [batch, tokens, vocab]: number[], [fr
   return Float32Array.from(rows.flatMap((row) => [...row]))
 }
 
-const runs = cases.flatMap(([name, sizes]) => sizes.map((size) => ({ name, size, expertParallel: false })))
-/** Whole experts on each rank: more of them on some than on others at sizes that do not divide. */
+const headCountOf = (name: string): number => {
+  const config = JSON.parse(readFileSync(path.join(golden(name), 'config.json'), 'utf8')) as Record<string, any>
+  const { num_attention_heads: heads, n_head: gptHeads } = (config['text_config'] ?? config) as Record<string, number>
+  return heads ?? gptHeads!
+}
+const sizesOf = (name: string): number[] => [1, 2, 3, 4, 5, 6, 7, 8].filter((size) => size <= headCountOf(name))
+const runs = cases.flatMap((name) => sizesOf(name).map((size) => ({ name, size, expertParallel: false })))
+/** Whole experts on each rank: more of them on some than on others at sizes that do not divide, none on some where ranks are more. */
 const expertRuns = [
+  { name: 'mixtral', size: 3 },
   { name: 'mixtral', size: 4 },
+  { name: 'mixtral', size: 7 },
   { name: 'mixtral-fused', size: 2 },
+  { name: 'qwen3-moe', size: 5 },
   { name: 'qwen3-moe', size: 8 },
   { name: 'qwen3-moe-mixed', size: 2 },
   { name: 'qwen3-moe-probabilities', size: 4 }
@@ -80,5 +91,16 @@ describe.each([...runs, ...expertRuns])('$name at size $size, expertParallel $ex
         })
       }
     })
+  })
+})
+
+test.each(cases)('%s: one rank more than heads is refused with the valid sizes', async (name) => {
+  const headCount = headCountOf(name)
+  const validSizes = Array.from({ length: headCount }, (_, i) => i + 1)
+  const loading = AutoModelForCausalLM.fromPretrained(golden(name), { tpSize: headCount + 1, device: 'cpu' })
+  await expect(loading).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: `AutoModelForCausalLM: headCount ${headCount} is less than tpSize ${headCount + 1}; valid sizes: ${validSizes.join(', ')}`,
+    details: { dim: 'headCount', value: headCount, tpSize: headCount + 1, validSizes }
   })
 })
