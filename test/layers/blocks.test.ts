@@ -12,7 +12,7 @@ import type { HostTensor } from '../../lib/native'
 import { Random } from '../support/random'
 import * as reference from '../support/reference'
 
-const sizes = [1, 2, 3, 4, 8]
+const sizes = [1, 2, 3, 4, 5, 8]
 const groups = new Map<number, Group>()
 
 beforeAll(async () => {
@@ -27,11 +27,12 @@ const tokens = 37 // more than two cache blocks
 
 describe.each(sizes)('TPMLP at size %i', (size) => {
   const cases = (['gelu', 'gelu_tanh', 'relu', 'silu'] as const).flatMap((activation) =>
-    [true, false].flatMap((gated) => [true, false].map((bias) => ({ activation, gated, bias })))
+    [true, false].flatMap((gated) => [true, false].map((bias) => ({ activation, gated, bias, intermediateSize: 48 })))
   )
-  test.each(cases)('%o', async ({ activation, gated, bias }) => {
+  // widths that do not divide, of which the last is too small for some of the sizes
+  const odd = [100, 21, 3].flatMap((intermediateSize) => [true, false].map((gated) => ({ activation: 'gelu', gated, bias: true, intermediateSize }) as const))
+  test.each([...cases, ...odd])('%o', async ({ activation, gated, bias, intermediateSize }) => {
     const random = new Random(17)
-    const intermediateSize = 48
     const x = random.matrix(7, hiddenSize)
     const matrix = (name: string, out: number, width: number) => ({
       [`${name}.weight`]: random.matrix(out, width, 0.3),
@@ -136,10 +137,10 @@ describe.each(sizes)('TPAttention at size %i', (size) => {
     rope.tensor.dispose()
   })
 
-  test('its KV heads are a share, or copies where the size exceeds them', () => {
+  test('its KV heads are a share, whole ones while the size does not exceed them, else copies of those that its queries read', () => {
     const layer = new TPAttention(groups.get(size)!, { hiddenSize, headCount: 24, kvHeadCount: 4, headDim: 6 })
     const held = layer.shards.map((shard) => shard.keyValues.end - shard.keyValues.start)
-    const expected: Record<number, number[]> = { 1: [4], 2: [2, 2], 3: [2, 2, 2], 4: [1, 1, 1, 1], 8: Array(8).fill(1) }
+    const expected: Record<number, number[]> = { 1: [4], 2: [2, 2], 3: [1, 1, 2], 4: [1, 1, 1, 1], 5: [1, 2, 2, 2, 1], 8: Array(8).fill(1) }
     expect(held).toEqual(expected[size])
   })
 })
@@ -222,10 +223,15 @@ describe.each(sizes)('embedding, head and norms at size %i', (size) => {
 test('shapes and options that cannot be are refused by the constructors', () => {
   const group = groups.get(8)!
   const invalid = expect.objectContaining({ code: 'invalid_argument' })
-  expect(() => new TPAttention(group, { hiddenSize: 60, headCount: 12 })).toThrow(
+  expect(() => new TPAttention(group, { hiddenSize: 60, headCount: 12, strict: true })).toThrow(
     'TPAttention: headCount 12 is not divisible by group size 8; valid sizes: 1, 2, 3, 4, 6, 12'
   )
-  expect(() => new TPMLP(group, { hiddenSize: 8, intermediateSize: 20 })).toThrow(invalid)
+  expect(() => new TPAttention(group, { hiddenSize: 60, headCount: 6 })).toThrow(
+    'TPAttention: headCount 6 is less than group size 8; valid sizes: 1, 2, 3, 4, 5, 6'
+  )
+  expect(() => new TPMLP(group, { hiddenSize: 8, intermediateSize: 20, strict: true })).toThrow(
+    'TPMLP: intermediateSize 20 is not divisible by group size 8; valid sizes: 1, 2, 4, 5, 10, 20'
+  )
   expect(() => new TPMLP(group, { hiddenSize: 8, intermediateSize: 16, activation: 'tanh' as never })).toThrow(invalid)
   expect(() => new TPAttention(group, { hiddenSize: 64, headCount: 8, kvHeadCount: 3 })).toThrow(invalid)
   expect(() => new TPAttention(group, { hiddenSize: 64, headCount: 8, slidingWindow: 0 })).toThrow(invalid)

@@ -7,7 +7,7 @@ import type { HostTensor } from '../../lib/native'
 import { Random } from '../support/random'
 import * as reference from '../support/reference'
 
-const sizes = [1, 2, 3, 4, 8]
+const sizes = [1, 2, 3, 4, 5, 8, 11]
 const groups = new Map<number, Group>()
 
 beforeAll(async () => {
@@ -77,10 +77,26 @@ describe.each(sizes)('TPMoE at size %i', (size) => {
     }
     const expert = 3 * hiddenSize * intermediateSize * 4
     const router = expertCount * hiddenSize * 4
-    expect(bytes(false)).toEqual(Array(size).fill(router + (expertCount * expert) / size))
+    if (intermediateSize % size === 0) expect(bytes(false)).toEqual(Array(size).fill(router + (expertCount * expert) / size))
+    expect(bytes(false).reduce((sum, each) => sum + each, 0)).toBe(size * router + expertCount * expert)
     expect(bytes(true).every((each) => each >= router + Math.floor(expertCount / size) * expert)).toBe(true)
-    expect(bytes(true).reduce((sum, each) => sum + each, 0)).toBe(size * router + expertCount * expert)
+    const idle = Math.max(0, size - expertCount) * 3 * hiddenSize * 4 // one column of zeros of gate, up and down
+    expect(bytes(true).reduce((sum, each) => sum + each, 0)).toBe(size * router + expertCount * expert + idle)
   })
+})
+
+test('an inner width that is less than the size', async () => {
+  const random = new Random(37)
+  const options: MoEOptions = { hiddenSize, intermediateSize: 3, expertCount: 2, expertsPerToken: 2 }
+  const weights: Record<string, HostTensor> = { 'gate.weight': random.matrix(2, hiddenSize) }
+  for (const expert of [0, 1]) {
+    for (const name of ['gate_proj', 'up_proj']) weights[`experts.${expert}.${name}.weight`] = random.matrix(3, hiddenSize, 0.3)
+    weights[`experts.${expert}.down_proj.weight`] = random.matrix(hiddenSize, 3, 0.3)
+  }
+  const layer = new TPMoE(groups.get(8)!, options)
+  await layer.load(weights)
+  const x = random.matrix(4, hiddenSize)
+  expect(reference.relativeError(await layer.run(x), expected(reference.toMatrix(x), weights, options))).toBeLessThan(1e-4)
 })
 
 test.each<[Partial<MoEOptions>, RegExp]>([
@@ -88,8 +104,8 @@ test.each<[Partial<MoEOptions>, RegExp]>([
   [{ expertCount: 0 }, /expertCount: expected a positive integer/],
   [{ activation: 'mish' as never }, /TPMoE: expected activation/],
   [{ expertParallel: 1 as never }, /expertParallel: expected true or false/],
-  [{ intermediateSize: 20 }, /intermediateSize 20 is not divisible by group size 8/],
-  [{ expertParallel: true, expertCount: 7, expertsPerToken: 1 }, /expertCount of at least the group size 8, got 7/]
+  [{ intermediateSize: 20, strict: true }, /intermediateSize 20 is not divisible by group size 8/],
+  [{ expertParallel: true, expertCount: 7, expertsPerToken: 1, strict: true }, /expertCount of at least the group size 8, got 7/]
 ])('%j is refused', (options, message) => {
   const all = { hiddenSize, intermediateSize, expertCount, expertsPerToken: 2, ...options }
   expect(() => new TPMoE(groups.get(8)!, all)).toThrow(expect.objectContaining({ code: 'invalid_argument', message: expect.stringMatching(message) }))

@@ -36,20 +36,23 @@ async function editHeader(folder: string, edit: (json: string) => string): Promi
 }
 
 describe('sizes', () => {
-  test('one that does not divide the heads: refused with the valid sizes, before any weight file is opened', async () => {
+  test('one that exceeds the heads, or with `strict` does not divide them: refused with the valid sizes, before any weight file is opened', async () => {
     await withCopy(
       golden('qwen3'),
       (folder) => rm(path.join(folder, 'model.safetensors')),
       async (folder) => {
-        const error = await load(folder, { tpSize: 3 }).catch((thrown: unknown) => thrown)
+        const error = await load(folder, { tpSize: 3, strict: true }).catch((thrown: unknown) => thrown)
         expect(error).toEqual(failure('invalid_argument', /headCount 8 is not divisible by tpSize 3; valid sizes: 1, 2, 4, 8$/))
         expect((error as HeddleError).details).toEqual({ dim: 'headCount', value: 8, tpSize: 3, validSizes: [1, 2, 4, 8] })
+        const most = await load(folder, { tpSize: 9 }).catch((thrown: unknown) => thrown)
+        expect(most).toEqual(failure('invalid_argument', /headCount 8 is less than tpSize 9; valid sizes: 1, 2, 3, 4, 5, 6, 7, 8$/))
+        expect((most as HeddleError).details).toEqual({ dim: 'headCount', value: 8, tpSize: 9, validSizes: [1, 2, 3, 4, 5, 6, 7, 8] })
       }
     )
   })
 
-  test('a mixture of experts: one that does not divide their width, or exceeds their number', async () => {
-    const options = { tpSize: 8 }
+  test('with `strict`, a mixture of experts: one that does not divide their width, or exceeds their number', async () => {
+    const options = { tpSize: 8, strict: true }
     const narrow = (folder: string) => editJson(path.join(folder, 'config.json'), (config) => (config.moe_intermediate_size = 12))
     const pattern = /expertWidth 12 is not divisible by tpSize 8; valid sizes: 1, 2, 4$/
     await expectLoadFails('invalid_argument', pattern, async (folder) => void (await narrow(folder)), { of: 'qwen3-moe', ...options })
@@ -59,7 +62,7 @@ describe('sizes', () => {
     await expect(load(golden('qwen3-moe'), { expertParallel: 1 as never })).rejects.toEqual(failure('invalid_argument', /expertParallel/))
   })
 
-  test('one that does not divide the width of the MLP', async () => {
+  test('with `strict`, one that does not divide the width of the MLP', async () => {
     await withCopy(
       golden('qwen3'),
       (folder) =>
@@ -67,7 +70,7 @@ describe('sizes', () => {
           config.intermediate_size = 100
         }),
       async (folder) => {
-        const error = await load(folder, { tpSize: 8 }).catch((thrown: unknown) => thrown)
+        const error = await load(folder, { tpSize: 8, strict: true }).catch((thrown: unknown) => thrown)
         expect(error).toEqual(failure('invalid_argument', /intermediateSize 100 is not divisible by tpSize 8; valid sizes: 1, 2, 4$/))
         expect((error as HeddleError).details).toEqual({ dim: 'intermediateSize', value: 100, tpSize: 8, validSizes: [1, 2, 4] })
       }
@@ -81,6 +84,7 @@ describe('options', () => {
     ['tpSize 1.5', { tpSize: 1.5 }, 'invalid_argument', /tpSize/],
     ['tpSize "2"', { tpSize: '2' }, 'invalid_argument', /tpSize/],
     ['tpSize 65', { tpSize: 65 }, 'invalid_argument', /tpSize/],
+    ['strict that is none', { strict: 1 }, 'invalid_argument', /strict/],
     ['an unknown plan', { tpPlan: 'rowwise' }, 'invalid_argument', /tpPlan/],
     ['a plan by module', { tpPlan: { 'model.layers.*.mlp': 'rowwise' } }, 'unavailable', /tpPlan/],
     ['an unknown dtype', { dtype: 'int8' }, 'invalid_argument', /dtype/],

@@ -5,6 +5,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { planTensorParallel } from '../../lib/planning/plan'
+import type { SizePlan } from '../../lib/planning/plan'
 import { golden, repository, tinyModel, withModel } from '../support/models'
 
 const cases = readdirSync(golden('.'), { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name)
@@ -33,7 +34,8 @@ const qwen3 = {
 test('a published shape, by hand', async () => {
   const { dtype, validSizes, sizes } = await planTensorParallel(qwen3, { gpu: 'h200' })
   expect(dtype).toBe('bfloat16')
-  expect(validSizes).toEqual([1, 2, 4, 8, 16, 32])
+  expect(validSizes).toEqual(Array.from({ length: 32 }, (_, i) => i + 1))
+  expect((await planTensorParallel(qwen3, { strict: true })).validSizes).toEqual([1, 2, 4, 8, 16, 32])
   const linear = 36 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 12288) + 4096 * 151936
   const [one, two] = sizes
   expect(one!.ranks[0]!.weightBytes / (2 * (linear + 4096 * 151936))).toBeCloseTo(1, 3)
@@ -45,6 +47,14 @@ test('a published shape, by hand', async () => {
   expect(two!.predicted!.decodeTokensPerSecond).toBeLessThan(2 * one!.predicted!.decodeTokensPerSecond)
   expect(one!.predicted!.prefillTokensPerSecond / 48_000).toBeCloseTo(1, 1)
   expect(one!.predicted!.modelled).toBe(true)
+})
+
+test('an odd size: ranks that differ, and all of a matrix among them once', async () => {
+  const [{ ranks }] = (await planTensorParallel(qwen3, { tpSize: 3 })).sizes as [SizePlan]
+  expect(ranks.map(({ cacheBytesPer1kTokens }) => cacheBytesPer1kTokens / 18_432_000)).toEqual([2, 3, 3]) // of 8 KV heads
+  const [one] = (await planTensorParallel(qwen3, { tpSize: 1 })).sizes as [SizePlan]
+  const sum = ranks.reduce((bytes, { weightBytes }) => bytes + weightBytes, 0)
+  expect(sum / one.ranks[0]!.weightBytes).toBeCloseTo(1, 3)
 })
 
 test('room for tokens: what 90 % of the memory leaves, or none', async () => {
@@ -62,8 +72,10 @@ test('of a mixture of experts a token reads the chosen ones', async () => {
   expect((await rate({ num_local_experts: 4 })) / (await rate({ num_local_experts: 8 }))).toBeCloseTo(1, 1)
 })
 
-test('a size that does not divide: why, and the nearest that do', async () => {
-  expect(await planTensorParallel(qwen3, { tpSize: 6 })).toMatchObject({ sizes: [], refused: { tpSize: 6, why: expect.stringContaining('32'), nearest: [4, 8] } })
+test('a size that exceeds the heads, or with `strict` does not divide: why, and the nearest that are valid', async () => {
+  const exceeds = { tpSize: 33, why: expect.stringContaining('headCount 32 is less than tpSize 33'), nearest: [32] }
+  expect(await planTensorParallel(qwen3, { tpSize: 33 })).toMatchObject({ sizes: [], refused: exceeds })
+  expect(await planTensorParallel(qwen3, { tpSize: 6, strict: true })).toMatchObject({ sizes: [], refused: { tpSize: 6, why: expect.stringContaining('32'), nearest: [4, 8] } })
 })
 
 test.each([
@@ -73,15 +85,15 @@ test.each([
   await expect(planTensorParallel(model as object, options as object)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) })
 })
 
-test('the command, with a configuration alone: a table, JSON, exit code 1 for a size that does not divide', async () => {
+test('the command, with a configuration alone: a table, JSON, exit code 1 for a size that is not valid', async () => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'heddle-plan-'))
   await writeFile(path.join(folder, 'config.json'), JSON.stringify(qwen3))
   const heddle = (...args: string[]) => spawnSync(process.execPath, ['dist/cli/main.js', 'plan', '--model', folder, ...args], { cwd: repository, encoding: 'utf8' })
   const shown = heddle('--gpu', 'H200')
   expect(shown).toMatchObject({ status: 0, stderr: '' })
-  expect(shown.stdout).toMatch(/valid sizes: 1, 2, 4, 8, 16, 32[^]*16\.38 GB[^]*modelled for H200/)
+  expect(shown.stdout).toMatch(/valid sizes: 1, 2, 3, [^]*, 31, 32\n[^]*16\.38 GB[^]*modelled for H200/)
   expect(JSON.parse(heddle('--tp', '2', '--json').stdout)).toMatchObject({ modelType: 'qwen3', sizes: [{ tpSize: 2 }] })
-  expect(heddle('--tp', '6')).toMatchObject({ status: 1, stdout: expect.stringContaining('nearest: 4, 8') })
+  expect(heddle('--tp', '33')).toMatchObject({ status: 1, stdout: expect.stringContaining('nearest: 32') })
   expect(heddle('--gpu', 'TPU').status).toBe(2)
   await rm(folder, { recursive: true })
 })

@@ -4,6 +4,7 @@ import { readdirSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import path from 'node:path'
 import { compareOutputs, outputsAt, verifyTensorParallel } from '../../lib/generation/verify'
+import { planTensorParallel } from '../../lib/planning/plan'
 import { golden, repository, tinyModel, withCopy } from '../support/models'
 import { readSafetensorsHeader } from '../../lib/models/safetensors'
 
@@ -12,14 +13,19 @@ const heddle = (...args: string[]) => spawnSync(process.execPath, ['dist/cli/mai
 
 test('there are cases', () => expect(cases.length).toBeGreaterThan(4))
 
-test.each(cases)('%s: nothing departs at size 2', async (name) => {
-  const found = await verifyTensorParallel(golden(name), { device: 'cpu', dtype: 'float32' })
+test.each(cases)('%s: nothing departs at any size up to 8', async (name) => {
+  const { validSizes } = await planTensorParallel(golden(name))
+  const sizes = validSizes.filter((size) => size <= 8)
+  expect(sizes.length).toBeGreaterThanOrEqual(4)
+  const found = await verifyTensorParallel(golden(name), { device: 'cpu', dtype: 'float32', sizes })
   expect(found).toMatchObject({ passed: true, referenceSize: 1, dtype: 'float32' })
-  const [{ modules, sameTopToken }] = found.sizes as [(typeof found.sizes)[number]]
-  expect(modules.length).toBeGreaterThan(4)
-  expect(modules.at(-1)!.module).toBe('logits')
-  expect(modules.every(({ difference }) => difference < 1e-4)).toBe(true)
-  expect(sameTopToken).toBe(1)
+  expect(found.sizes.map(({ tpSize }) => tpSize)).toEqual(sizes.slice(1))
+  for (const { modules, sameTopToken } of found.sizes) {
+    expect(modules.length).toBeGreaterThan(4)
+    expect(modules.at(-1)!.module).toBe('logits')
+    expect(modules.every(({ difference }) => difference < 1e-4)).toBe(true)
+    expect(sameTopToken).toBe(1)
+  }
 })
 
 /** Doubles the second half of the columns of a matrix: the slice that the second of two ranks holds of a row-parallel weight. */
@@ -62,7 +68,7 @@ test('a NaN departs', () => {
 
 test.each([
   [{ sizes: [1] }, /sizes/], [{ tolerance: -1 }, /tolerance/], [{ prompt: [] }, /prompt/], [{ prompt: [-1] }, /prompt/], [{ prompt: 'x' }, /no tokenizer/],
-  [{ tpSize: 2 }, /tpSize/], [{ sizes: [1, 3] }, /valid sizes/]
+  [{ tpSize: 2 }, /tpSize/], [{ sizes: [1, 5] }, /valid sizes: 1, 2, 3, 4$/], [{ sizes: [1, 3], strict: true }, /valid sizes: 1, 2, 4$/]
 ])('%j is refused', async (options, message) => {
   await expect(verifyTensorParallel(golden('llama'), { device: 'cpu', ...options } as object)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) })
 })

@@ -210,7 +210,7 @@ describe('wrong usage: exit code 2, stdout empty', () => {
 describe('errors: exit code 1, one line and a hint on stderr, stdout empty', () => {
   test.each<[string, string[], RegExp, string?]>([
     ['no such folder', ['generate', '--model', './none', '--prompt', 'x', '--json'], /\[invalid_argument\].*none/],
-    ['a size that does not divide', ['generate', '--model', tinyModel, '--prompt', 'x', '--tp', '3', '--json'], /valid sizes: 1, 2, 4, 8/],
+    ['a size that exceeds the heads', ['generate', '--model', tinyModel, '--prompt', 'x', '--tp', '9', '--json'], /valid sizes: 1, 2, 3, 4, 5, 6, 7, 8/],
     ['text for a model without a tokenizer', ['generate', '--model', golden('qwen3'), '--prompt', 'x', '--json'], /no tokenizer/],
     ['a chat with a model without a tokenizer', ['chat', '--model', golden('qwen3')], /tokenizer/],
     ['an empty prompt', ['generate', '--model', tinyModel, '--prompt', '', '--json'], /at least one token/],
