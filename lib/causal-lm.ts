@@ -42,8 +42,8 @@ export interface ModelInfo extends GroupInfo {
 export const AutoModelForCausalLM = {
   /**
    * Loads a model onto `tpSize` ranks, from a local folder, or by its name on the Hugging Face hub (`Qwen/Qwen3-0.6B`): then its files are
-   * fetched into the cache that Hugging Face's libraries share, once. Throws `invalid_argument` (a size that does not divide: before any
-   * weight is read), `corrupt_file`, `unsupported_model`, `out_of_memory`, `unavailable`, or `aborted` by the signal; then nothing stays
+   * fetched into the cache that Hugging Face's libraries share, once. Throws `invalid_argument` (a size that exceeds the query heads: before
+   * any weight is read), `corrupt_file`, `unsupported_model`, `out_of_memory`, `unavailable`, or `aborted` by the signal; then nothing stays
    * behind but what was downloaded.
    */
   async fromPretrained(nameOrFolder: string, options: PretrainedOptions = {}): Promise<CausalLM> {

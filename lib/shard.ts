@@ -56,7 +56,7 @@ export function validSizes(...dimensions: number[]): number[] {
   return sizes
 }
 
-/** Sizes that leave every rank one of `count` at least. */
+/** Sizes up to `largestGroupSize` that leave every rank one of `count` at least. */
 export const sizesUpTo = (count: number): number[] => Array.from({ length: Math.min(count, largestGroupSize) }, (_, i) => i + 1)
 
 /** Equal contiguous parts, one per rank; `where` and `dimension` name the caller's quantity in the error. */

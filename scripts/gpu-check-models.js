@@ -144,7 +144,7 @@ async function checkGolden({ sizes, devices, ...chosen }) {
   for (const one of cases.filter(({ name }) => chosen.cases.includes(name))) {
     const { name, heads } = one
     const reference = readCase(name)
-    for (const tpSize of sizes.filter((size) => heads % size === 0)) {
+    for (const tpSize of sizes.filter((size) => size <= heads)) {
       for (const dtype of dtypes) await guarded(`${name}, ${dtype}, size ${tpSize}`, () => checkCase(reference, one, { tpSize, dtype, devices }))
     }
   }

@@ -1,7 +1,7 @@
 // The demo model answers over any number of ranks as `transformers` does over one.
 import { tinyChats, tinyModel, withModel } from '../support/models'
 
-describe.each([1, 2, 4, 8])('at size %i', (tpSize) => {
+describe.each([1, 2, 3, 4, 7, 8])('at size %i', (tpSize) => {
   test('all 40 chats give the expected ids in float32', async () => {
     const chats = await tinyChats()
     expect(chats).toHaveLength(40)

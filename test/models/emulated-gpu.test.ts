@@ -8,6 +8,7 @@ const minutes = 60_000
 
 const checks: { name: string; size: number }[] = [
   { name: 'qwen3', size: 4 },
+  { name: 'qwen3', size: 3 }, // ranks with different heads and widths
   { name: 'gpt2-untied', size: 2 }, // positions, LayerNorm, two-matrix MLP
   { name: 'gemma3-text-and-images', size: 2 }, // norms around everything, scaled embeddings, windows
   { name: 'mixtral-fused', size: 2 } // experts
