@@ -14,7 +14,7 @@ const cases = [
   { name: 'qwen3', heads: 8 },
   { name: 'qwen3-tied-sharded', heads: 8 },
   { name: 'llama', heads: 4 },
-  { name: 'llama3-rope-gqa', heads: 4 },
+  { name: 'llama3-rope-gqa', heads: 12 },
   { name: 'mqa-llama', heads: 8 },
   { name: 'qwen2-bias', heads: 8 },
   { name: 'mistral-sliding', heads: 8 },
