@@ -4,7 +4,11 @@ const apart = { stress: '**/test/stress/**/*.test.ts', packaging: '**/test/proce
 const everything = '**/test/**/*.test.ts'
 const suite = process.env.HEDDLE_SUITE ?? 'default'
 
+// Many tests wait for processes of their own; more workers than this would only crowd the ranks of others.
+const maxWorkers = suite === 'default' ? Math.min(4, require('node:os').availableParallelism()) : 1
+
 module.exports = {
+  maxWorkers,
   testEnvironment: '<rootDir>/test/environment.js',
   testMatch: suite === 'default' ? [everything, ...Object.values(apart).map((glob) => `!${glob}`)] : [apart[suite] ?? everything],
   modulePathIgnorePatterns: ['<rootDir>/build', '<rootDir>/dist', '<rootDir>/prebuilds'],
