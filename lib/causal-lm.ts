@@ -14,6 +14,7 @@ import type { Runtime } from './generation/runtime'
 import { biasOf, samplingSpec, seedOf } from './generation/sampling'
 import type { GroupInfo } from './group'
 import type { ModelConfig } from './models/config'
+import type { PlanExplanation } from './models/plan-explanation'
 import type { Tokenizer } from './tokenizer/tokenizer'
 
 export type { Prompt } from './generation/prompts'
@@ -131,6 +132,11 @@ export class CausalLM implements AsyncDisposable {
       cacheTokens: pool.blockCount * pool.blockSize,
       cacheTokensUsed: pool.usedCount * pool.blockSize
     }
+  }
+
+  /** For every parameter its style, and its shape and bytes on each rank; `String(…)` of it is a table. */
+  explainPlan(): PlanExplanation {
+    return this.#open('explainPlan').decoder.explainPlan()
   }
 
   /** Ends running generations with `closed` and frees everything. Idempotent. */

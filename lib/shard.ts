@@ -109,6 +109,9 @@ export function splitPadded(value: number, size: number): { ranges: Range[]; loc
 
 export const everything = (length: number): Range => ({ start: 0, end: length })
 
+/** The whole on each of `size` ranks. */
+export const onEveryRank = (length: number, size: number): Range[] => Array.from({ length: size }, () => everything(length))
+
 /** The same heads in elements: a range of heads of `headDim` each. */
 export const scaled = (range: Range, factor: number): Range => ({ start: range.start * factor, end: range.end * factor })
 

@@ -164,7 +164,7 @@ export class Value {
     return this.#node('route', { attributes: { expertsPerToken, normalized } })
   }
 
-  /** The sum over the experts whose weight in `routing` is not 0 of that weight times `down(kind(gate(x)) * up(x))`: a partial sum. */
+  /** The sum over the experts whose weight in `routing` is not 0 of that weight times `down(kind(gate(x)) * up(x))`: a partial sum, or all of it of whole weights. */
   experts(routing: Value, { gateUp, down, kind, firstExperts, expertsPerToken }: ExpertsInputs): Value {
     this.#expect('experts', 'replicated')
     routing.#expect('experts', 'replicated')
@@ -176,7 +176,7 @@ export class Value {
       inputs: [this, routing],
       tensors: [gateUp, down],
       attributes: { kind, firstExpert: new PerRank(firstExperts), expertsPerToken },
-      layout: 'partial'
+      layout: gateUp.sharding === 'replicated' ? 'replicated' : 'partial'
     })
   }
 
@@ -213,8 +213,8 @@ export class Value {
   }
 
   /**
-   * Rows of a table that is split over the vocabulary, times `scale`: a partial sum, since a foreign id gives a zero row. Only of
-   * `g.tokens()` and, for a table of positions, `g.positions()`.
+   * Rows of a table that is split over the vocabulary, times `scale`: a partial sum, since a foreign id gives a zero row, unless every rank
+   * holds the whole table. Only of `g.tokens()` and, for a table of positions, `g.positions()`.
    */
   embed(weight: Tensor, vocabSize: number, firstRows: readonly number[], scale = 1): Value {
     const byPosition = this.index === Recorded.positions
@@ -225,7 +225,7 @@ export class Value {
       tensors: [weight],
       attributes: { firstRow: new PerRank(firstRows), vocabSize, byPosition, scale },
       widths: this.recorder.ranks.map((rank) => weight.width(rank)),
-      layout: 'partial'
+      layout: weight.sharding === 'replicated' ? 'replicated' : 'partial'
     })
   }
 

@@ -44,6 +44,7 @@ Options of generate
 Options of plan
   --tp N                  one size (default: every valid one up to 8)
   --gpu NAME              predict speed and room on H200, H100, B200, A100-80GB, A100-40GB, L40S or RTX-4090
+  --explain               what becomes of every parameter: style, shape and bytes on a rank
 
 Options of verify
   --tp N,N,…              the sizes to compare with the first of them (default 1,2)

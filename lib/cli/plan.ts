@@ -10,6 +10,7 @@ const options = {
   gpu: { type: 'string' },
   dtype: { type: 'string' },
   revision: { type: 'string' },
+  explain: { type: 'boolean' },
   json: { type: 'boolean' }
 } as const
 
@@ -21,7 +22,7 @@ export async function plan(args: string[]): Promise<number> {
   const gpu = choice(values, 'gpu', gpuProfiles.map(({ name }) => name))
   const dtype = choice(values, 'dtype', ['auto', 'float32', 'bfloat16', 'float16'] as const)
   const revision = text(values, 'revision')
-  const given = { ...(tpSize !== undefined && { tpSize }), ...(gpu && { gpu }), ...(dtype && { dtype }), ...(revision !== undefined && { revision }) }
+  const given = { ...(tpSize !== undefined && { tpSize }), ...(gpu && { gpu }), ...(dtype && { dtype }), ...(revision !== undefined && { revision }), explain: values.explain === true }
   const found = await planTensorParallel(model, given)
   process.stdout.write(values.json ? `${JSON.stringify(found)}\n` : table(found))
   return found.refused ? 1 : 0
@@ -37,7 +38,8 @@ function table({ modelType, dtype, validSizes, sizes, refused }: TensorParallelP
   const widths = titles.map((_, column) => Math.max(...grid.map((cells) => cells[column]!.length)))
   const lines = sizes.length === 0 ? [] : grid.map((cells) => cells.map((cell, column) => cell.padStart(widths[column]!)).join('  '))
   const note = predicted ? [`modelled for ${predicted.gpu}: batch 1, a prompt of 2048 tokens, 90 % of the memory; not measured`] : []
-  return `${[...head, ...lines, ...note].join('\n')}\n`
+  const explained = sizes.flatMap(({ tpSize, parameters }) => (parameters ? [`\nsize ${tpSize}:\n${String(parameters).trimEnd()}`] : []))
+  return `${[...head, ...lines, ...note, ...explained].join('\n')}\n`
 }
 
 function row({ tpSize, ranks, collectives, predicted }: SizePlan): string[] {

@@ -1,7 +1,7 @@
 // From a model folder to ranks that hold it: configuration, checks, memory, weights, programs, in that order.
 // Rule: what can be refused is refused before a weight is read, and whatever fails leaves nothing behind.
 import { checkFlags, checkOptions, checkPositive } from '../checks'
-import { HeddleError, invalidArgument } from '../errors'
+import { invalidArgument } from '../errors'
 import { cudaMemory, dtypes, maxGroupSize, openGroup } from '../group'
 import type { Group, OpenGroupOptions } from '../group'
 import { modelFolder } from '../hub/fetch-model'
@@ -16,6 +16,10 @@ import { readGenerationConfig } from '../models/generation-config'
 import type { GenerationConfig } from '../models/generation-config'
 import { defaultUtilization, planGpuCacheTokens, workspaceEstimate } from '../models/gpu-memory'
 import { availableMemory, planCacheTokens } from '../models/memory'
+import { planOf } from '../models/plan-parts'
+import type { DecoderPlan } from '../models/plan-parts'
+import { parsePlan } from '../models/tp-plan'
+import type { TPPlan } from '../models/tp-plan'
 import { AutoTokenizer } from '../tokenizer/tokenizer'
 import type { Tokenizer } from '../tokenizer/tokenizer'
 import { hasTokenizer } from '../tokenizer/tokenizer-files'
@@ -29,8 +33,8 @@ export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'de
   tpSize?: number
   /** refuse a `tpSize` that does not divide the heads and the width of the MLP, with the valid ones. Default false: uneven parts */
   strict?: boolean
-  /** how the weights are split; only `auto` for now */
-  tpPlan?: 'auto'
+  /** how the weights are split: `auto`, or styles by module, as `transformers` names both */
+  tpPlan?: TPPlan
   /** of a mixture of experts: whole experts on each rank, in place of a part of every expert. Default false */
   expertParallel?: boolean
   /** of weights and compute; `auto` is the checkpoint's own, `float32` keeps its weights as they are and computes in float32 */
@@ -69,18 +73,20 @@ export async function loadModel(nameOrFolder: string, options: PretrainedOptions
   throwIfAborted(signal)
   const folder = await modelFolder(nameOrFolder, { ...(revision !== undefined && { revision }), ...(onProgress && { onProgress }), ...(signal && { signal }) })
   const config = await readModelConfig(folder)
-  checkSize(config, tpSize, options)
+  const plan = planOf(where, options.tpPlan ?? 'auto', config, options.expertParallel)
+  checkSize(config, tpSize, plan, options.strict)
   const generationConfig = await readGenerationConfig(folder)
   const checkpoint = await Checkpoint.open(folder)
   const tokenizer = (await hasTokenizer(folder)) ? await AutoTokenizer.fromPretrained(folder) : undefined
   throwIfAborted(signal)
-  const { group, runtime } = await startRanks(config, checkpoint, options)
+  const { group, runtime } = await startRanks(config, plan, checkpoint, options)
   const eosTokenIds = [generationConfig.eosTokenIds, config.eosTokenIds, tokenizer?.eosTokenIds ?? []].find((ids) => ids.length > 0) ?? []
   return { config, generationConfig, eosTokenIds, group, runtime, ...(tokenizer && { tokenizer }) }
 }
 
 async function startRanks(
   config: ModelConfig,
+  plan: DecoderPlan,
   checkpoint: Checkpoint,
   options: PretrainedOptions
 ): Promise<{ group: Group; runtime: Runtime }> {
@@ -90,8 +96,9 @@ async function startRanks(
   const closeGroup = (): void => void group.close() // ends a load that is under way
   signal?.addEventListener('abort', closeGroup, { once: true })
   try {
-    const decoder = new Decoder(group, config, options)
+    const decoder = new Decoder(group, config, plan)
     decoder.check(checkpoint)
+    for (const text of plan.warnings) process.emitWarning(`${where}: ${text}`, { type: 'HeddleWarning', code: 'HEDDLE_TP_PLAN' })
     const cacheTokens = group.device === 'cuda' ? planGpuCache(decoder, checkpoint, options) : planCache(decoder, checkpoint, options)
     await decoder.load(checkpoint, options)
     const runtime = await Runtime.create(decoder, cacheTokens, options.prefixReuse)
@@ -129,7 +136,7 @@ function planGpuCache(decoder: Decoder, checkpoint: Checkpoint, options: Pretrai
     rank,
     device,
     weightBytes: decoder.weightBytes(rank, checkpoint),
-    workspaceBytes: workspaceEstimate(config, group.size, limits),
+    workspaceBytes: workspaceEstimate(config, group.size, limits, decoder.plan),
     cacheBytesPerToken: decoder.cacheBytesPerToken(rank)
   }))
   return planGpuCacheTokens(shares, cudaMemory, gpuMemoryUtilization, {
@@ -146,8 +153,7 @@ function checkArguments(folder: unknown, options: PretrainedOptions): void {
   const { tpSize = 1, tpPlan = 'auto', dtype = 'auto', maxTokens, gpuMemoryUtilization, onProgress, signal } = options
   if (!Number.isInteger(tpSize) || tpSize < 1 || tpSize > maxGroupSize)
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
-  if (typeof tpPlan === 'object') throw new HeddleError('unavailable', `${where}: a tpPlan by module is not in this build yet, use 'auto'`)
-  if (tpPlan !== 'auto') throw invalidArgument(`${where}: tpPlan`, "'auto'", tpPlan)
+  parsePlan(where, tpPlan)
   checkFlags(where, { strict: options.strict, expertParallel: options.expertParallel, prefixReuse: options.prefixReuse })
   if (dtype !== 'auto' && !dtypes.includes(dtype))
     throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)

@@ -54,7 +54,7 @@ export async function verifyTensorParallel(nameOrFolder: string, options: Verify
   const { sizes = [1, 2], prompt, tolerance, ...load } = options
   if (!Array.isArray(sizes) || sizes.length < 2) throw invalidArgument(`${where}: sizes`, 'at least two sizes', sizes)
   if (tolerance !== undefined && !(tolerance >= 0)) throw invalidArgument(`${where}: tolerance`, 'a number from 0', tolerance)
-  checkOptions(where, load, ['device', 'devices', 'communicator', 'host', 'collectiveTimeoutMs', 'dtype', 'strict', 'expertParallel', 'revision', 'onProgress', 'signal'])
+  checkOptions(where, load, ['device', 'devices', 'communicator', 'host', 'collectiveTimeoutMs', 'dtype', 'strict', 'tpPlan', 'expertParallel', 'revision', 'onProgress', 'signal'])
   const [first, ...others] = sizes as number[]
   const reference = await outputsAt(nameOrFolder, first!, prompt, load)
   const allowed = tolerance ?? tolerances[reference.dtype]

@@ -7,12 +7,12 @@ import { lengthOf, scaled, splitHeads } from '../shard'
 import type { HeadShard } from '../shard'
 import type { Value } from '../value'
 import { Layer, replicated } from './layer'
-import type { LayerOptions, Parameter } from './layer'
+import type { ParallelOptions, Parameter } from './layer'
 import { MergedColumnParallelLinear, RowParallelLinear } from './linear'
 import { RotaryEmbedding } from './rotary-embedding'
 import type { RotaryOptions } from './rotary-embedding'
 
-export interface AttentionOptions extends LayerOptions {
+export interface AttentionOptions extends ParallelOptions {
   hiddenSize: number
   headCount: number
   /** default `headCount`; each KV head serves `headCount / kvHeadCount` query heads */
@@ -49,6 +49,7 @@ const knownOptions = [
   'queryKeyNorm',
   'scale',
   'maxTokens',
+  'parallel',
   'strict'
 ]
 
@@ -78,7 +79,10 @@ export class TPAttention extends Layer {
     this.#options = options
     this.headDim = headDim
     this.kvHeadCount = kvHeadCount
-    this.shards = splitHeads('TPAttention', headCount, kvHeadCount, group.size, strict)
+    const { parallel = true } = options
+    const whole = splitHeads('TPAttention', headCount, kvHeadCount, 1)[0]!
+    const { size } = group
+    this.shards = parallel ? splitHeads('TPAttention', headCount, kvHeadCount, size, strict) : Array.from({ length: size }, () => whole)
     this.#normEps = options.queryKeyNorm ? ((options.queryKeyNorm === true ? undefined : options.queryKeyNorm.eps) ?? 1e-6) : undefined
     this.#normIncrement = typeof options.queryKeyNorm === 'object' && options.queryKeyNorm.unitOffset ? 1 : 0
     this.#rope =
@@ -93,9 +97,11 @@ export class TPAttention extends Layer {
         { prefix: 'k_proj.', outFeatures: kvHeadCount * headDim, ranges: keyValues },
         { prefix: 'v_proj.', outFeatures: kvHeadCount * headDim, ranges: keyValues }
       ],
-      bias
+      bias,
+      false,
+      parallel
     )
-    this.#out = new RowParallelLinear(group, headCount * headDim, hiddenSize, { bias: outputBias }, queries)
+    this.#out = new RowParallelLinear(group, headCount * headDim, hiddenSize, { bias: outputBias, parallel }, queries)
   }
 
   protected override parameters(): Parameter[] {
@@ -146,8 +152,8 @@ export class TPAttention extends Layer {
 }
 
 function checkValues(options: AttentionOptions, headCount: number, kvHeadCount: number): void {
-  const { slidingWindow, scale, maxTokens, bias, outputBias, causal, strict, queryKeyNorm } = options
-  checkFlags('TPAttention', { bias, outputBias, causal, strict })
+  const { slidingWindow, scale, maxTokens, bias, outputBias, causal, parallel, strict, queryKeyNorm } = options
+  checkFlags('TPAttention', { bias, outputBias, causal, parallel, strict })
   if (typeof queryKeyNorm === 'object') checkQueryKeyNorm(queryKeyNorm)
   else checkFlags('TPAttention', { queryKeyNorm })
   if (headCount % kvHeadCount !== 0) {

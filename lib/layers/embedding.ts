@@ -3,30 +3,40 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import type { Group } from '../group'
-import { everything, splitPadded } from '../shard'
+import { everything, onEveryRank, splitPadded } from '../shard'
 import type { Range } from '../shard'
 import type { HostTensor, Tensor } from '../tensor'
 import type { Value } from '../value'
 import { Layer } from './layer'
-import type { LayerOptions, Parameter } from './layer'
+import type { Parameter, ParallelOptions } from './layer'
 
-/** A rank's rows of a `[vocabSize, hiddenSize]` table. */
+/** A rank's rows of a `[vocabSize, hiddenSize]` table: its part, or all of them, in both cases padded to equal parts. */
 class VocabShard {
   readonly ranges: Range[]
-  readonly localLength: number
+  /** the ids that a rank draws from */
+  readonly #candidates: Range[]
 
   constructor(
     readonly group: Group,
     readonly vocabSize: number,
-    readonly hiddenSize: number
+    readonly hiddenSize: number,
+    readonly parallel: boolean
   ) {
     const { ranges, localLength } = splitPadded(vocabSize, group.size)
-    this.ranges = ranges
-    this.localLength = localLength
+    const padding = localLength * group.size - vocabSize
+    this.ranges = parallel ? ranges : onEveryRank(vocabSize, group.size).map((whole) => (padding === 0 ? whole : { ...whole, padding }))
+    this.#candidates = ranges.map((_, rank) => ({ start: rank * localLength, end: (rank + 1) * localLength }))
   }
 
-  firstIds(): number[] {
-    return this.ranges.map((_, rank) => rank * this.localLength)
+  /** The id of the first row of each rank's table. */
+  firstRows(): number[] {
+    return this.ranges.map(({ start }, rank) => (this.parallel ? this.#candidates[rank]!.start : start))
+  }
+
+  /** Logits as `localLogits` gives them, of which each rank draws from its own part. */
+  sample(logits: Value): void {
+    const own = this.parallel ? logits : logits.shard(this.#candidates)
+    own.sample(this.vocabSize, this.#candidates.map(({ start }) => start))
   }
 
   weight(): Parameter {
@@ -34,7 +44,7 @@ class VocabShard {
     return {
       key: 'weight',
       kind: 'matrix',
-      sharding: 'rows',
+      sharding: this.parallel ? 'rows' : 'replicated',
       parts: [{ name: 'weight', shape: [this.vocabSize, this.hiddenSize], rows: this.ranges, columns }]
     }
   }
@@ -44,13 +54,13 @@ class VocabShard {
     return {
       key: 'bias',
       kind: 'vector',
-      sharding: 'rows',
+      sharding: this.parallel ? 'rows' : 'replicated',
       parts: [{ name: 'bias', shape: [this.vocabSize], rows: this.ranges, columns }]
     }
   }
 }
 
-export interface EmbeddingOptions extends LayerOptions {
+export interface EmbeddingOptions extends ParallelOptions {
   /** factor on every row; a head that shares the table does not see it. Default 1 */
   scale?: number
 }
@@ -58,6 +68,7 @@ export interface EmbeddingOptions extends LayerOptions {
 /** Token ids to rows of the table: a rank looks up the ids it holds, an all-reduce joins them. `load`: `weight` [vocabSize, hiddenSize]. */
 export class VocabParallelEmbedding extends Layer {
   readonly scale: number
+  readonly parallel: boolean
   readonly #shard: VocabShard
 
   constructor(
@@ -68,12 +79,13 @@ export class VocabParallelEmbedding extends Layer {
   ) {
     super(group)
     checkPositive('VocabParallelEmbedding', { vocabSize, hiddenSize })
-    checkOptions('VocabParallelEmbedding', options, ['scale', 'strict'])
-    const { scale = 1, strict } = options
-    checkFlags('VocabParallelEmbedding', { strict })
+    checkOptions('VocabParallelEmbedding', options, ['scale', 'parallel', 'strict'])
+    const { scale = 1, parallel = true, strict } = options
+    checkFlags('VocabParallelEmbedding', { parallel, strict })
     if (!Number.isFinite(scale)) throw invalidArgument('VocabParallelEmbedding: scale', 'a finite number', scale)
     this.scale = scale
-    this.#shard = new VocabShard(group, vocabSize, hiddenSize)
+    this.parallel = parallel
+    this.#shard = new VocabShard(group, vocabSize, hiddenSize, parallel)
   }
 
   protected override parameters(): Parameter[] {
@@ -87,12 +99,15 @@ export class VocabParallelEmbedding extends Layer {
 
   /** `g.tokens()` → `[tokens, hiddenSize]`. With a table of positions: `g.positions()`. */
   forward(ids: Value): Value {
-    return this.partial(ids).allReduce()
+    return this.parallel ? this.partial(ids).allReduce() : this.partial(ids)
   }
 
-  /** Each rank's part of the sum that `forward` gives: several embeddings may be added before one all-reduce. */
+  /**
+   * Each rank's part of the sum that `forward` gives: several embeddings may be added before one all-reduce.
+   * Without `parallel` it is the whole already.
+   */
   partial(ids: Value): Value {
-    return ids.embed(this.weight, this.vocabSize, this.#shard.firstIds(), this.scale)
+    return ids.embed(this.weight, this.vocabSize, this.#shard.firstRows(), this.scale)
   }
 
   /** Token ids → `[ids, hiddenSize]`. Throws `invalid_argument` for an id outside the vocabulary. */
@@ -101,7 +116,7 @@ export class VocabParallelEmbedding extends Layer {
   }
 }
 
-export interface LMHeadOptions extends LayerOptions {
+export interface LMHeadOptions extends ParallelOptions {
   bias?: boolean
   /** share the table of this embedding, and its shard: nothing but a bias is loaded then */
   tiedTo?: VocabParallelEmbedding
@@ -123,9 +138,10 @@ export class ParallelLMHead extends Layer {
   ) {
     super(group)
     checkPositive('ParallelLMHead', { hiddenSize, vocabSize })
-    checkOptions('ParallelLMHead', options, ['bias', 'tiedTo', 'strict'])
-    const { bias = false, tiedTo, strict } = options
-    checkFlags('ParallelLMHead', { bias, strict })
+    checkOptions('ParallelLMHead', options, ['bias', 'tiedTo', 'parallel', 'strict'])
+    const { bias = false, tiedTo, parallel = tiedTo?.parallel ?? true, strict } = options
+    checkFlags('ParallelLMHead', { bias, parallel, strict })
+    if (tiedTo && tiedTo.parallel !== parallel) throw invalidArgument('ParallelLMHead: parallel', 'that of the embedding it is tied to', parallel)
     if (tiedTo && (tiedTo.vocabSize !== vocabSize || tiedTo.hiddenSize !== hiddenSize || tiedTo.group !== group)) {
       throw new HeddleError(
         'invalid_argument',
@@ -135,7 +151,7 @@ export class ParallelLMHead extends Layer {
     }
     this.hasBias = bias
     this.#tiedTo = tiedTo
-    this.#shard = new VocabShard(group, vocabSize, hiddenSize)
+    this.#shard = new VocabShard(group, vocabSize, hiddenSize, parallel)
   }
 
   protected override parameters(): Parameter[] {
@@ -155,6 +171,6 @@ export class ParallelLMHead extends Layer {
 
   /** Draws a token per sequence from `[sequences, hiddenSize]`, without gathering the logits. */
   sample(x: Value): void {
-    this.localLogits(x).sample(this.vocabSize, this.#shard.firstIds())
+    this.#shard.sample(this.localLogits(x))
   }
 }

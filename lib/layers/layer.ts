@@ -38,6 +38,22 @@ export interface LayerOptions {
   strict?: boolean
 }
 
+/** What a layer that can be split takes. */
+export interface ParallelOptions extends LayerOptions {
+  /** split over the ranks, the default; else every rank holds and computes all of it, and nothing is summed */
+  parallel?: boolean
+}
+
+/** A full tensor that a layer loads, and what each rank has of it. */
+export interface Placement {
+  name: string
+  shape: number[]
+  /** per rank, padding included */
+  localShapes: number[][]
+  /** per rank, padding included */
+  localBytes: number[]
+}
+
 export abstract class Layer {
   readonly #tensors = new Map<string, Tensor>()
   #disposed = false
@@ -75,6 +91,16 @@ export abstract class Layer {
       return sum + elements * elementBytes(localDType(this.group, parameter, dtypeOf))
     }, 0)
     return this.children().reduce((sum, [prefix, layer]) => sum + layer.localBytes(rank, (name) => dtypeOf(prefix + name)), own)
+  }
+
+  /** Where the full tensors are, those of inner layers included. Before `load`, bytes are in the group's data type. */
+  placements(): Placement[] {
+    const own = this.parameters().flatMap((parameter) => {
+      const dtype = this.#tensors.get(parameter.key)?.dtype ?? localDType(this.group, parameter, () => this.group.dtype)
+      return parameter.parts.map((part) => placementOf(parameter, part, elementBytes(dtype)))
+    })
+    const inner = this.children().flatMap(([prefix, layer]) => layer.placements().map((one) => ({ ...one, name: prefix + one.name })))
+    return [...own, ...inner]
   }
 
   /**
@@ -181,6 +207,14 @@ const hostSource = ({ data, shape }: HostTensor): WeightSource => ({ dtype: 'flo
 
 function withoutPrefix(sources: ReadonlyMap<string, WeightSource>, prefix: string): Map<string, WeightSource> {
   return new Map([...sources].filter(([name]) => name.startsWith(prefix)).map(([name, source]) => [name.slice(prefix.length), source]))
+}
+
+function placementOf({ kind }: Parameter, { name, shape, rows, columns }: ParameterPart, bytes: number): Placement {
+  const localShapes = rows.map((range, rank) => {
+    const count = heldLength(range)
+    return kind === 'vector' ? [count] : [count, heldLength(columns[rank]!)]
+  })
+  return { name, shape, localShapes, localBytes: localShapes.map((local) => local.reduce((product, length) => product * length, bytes)) }
 }
 
 function localShape(parameter: Parameter, rank: number): number[] {

@@ -3,14 +3,14 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
-import { everything, heldLength, lengthOf, splitWidth } from '../shard'
+import { everything, heldLength, lengthOf, onEveryRank, splitWidth } from '../shard'
 import type { Range } from '../shard'
 import type { HostTensor, Tensor } from '../tensor'
 import type { Value } from '../value'
 import { Layer } from './layer'
-import type { LayerOptions, Parameter } from './layer'
+import type { ParallelOptions, Parameter } from './layer'
 
-export interface ColumnParallelOptions extends LayerOptions {
+export interface ColumnParallelOptions extends ParallelOptions {
   bias?: boolean
   /** hand out the whole result on every rank; else it stays sharded */
   gatherOutput?: boolean
@@ -18,7 +18,7 @@ export interface ColumnParallelOptions extends LayerOptions {
   skipBiasAdd?: boolean
 }
 
-export interface RowParallelOptions extends LayerOptions {
+export interface RowParallelOptions extends ParallelOptions {
   bias?: boolean
   /** the input is already sharded over the ranks; else each rank takes its part of the whole */
   inputIsParallel?: boolean
@@ -27,8 +27,8 @@ export interface RowParallelOptions extends LayerOptions {
   skipBiasAdd?: boolean
 }
 
-const columnOptions = ['bias', 'gatherOutput', 'skipBiasAdd', 'strict']
-const rowOptions = ['bias', 'inputIsParallel', 'reduceResults', 'skipBiasAdd', 'strict']
+const columnOptions = ['bias', 'gatherOutput', 'skipBiasAdd', 'parallel', 'strict']
+const rowOptions = ['bias', 'inputIsParallel', 'reduceResults', 'skipBiasAdd', 'parallel', 'strict']
 
 /** Several products of one input in one matrix: each part is split over the ranks on its own (query, key and value; gate and up). */
 export class MergedColumnParallelLinear extends Layer {
@@ -37,7 +37,8 @@ export class MergedColumnParallelLinear extends Layer {
     readonly inFeatures: number,
     readonly parts: { prefix: string; outFeatures: number; ranges: readonly Range[] }[],
     readonly hasBias: boolean,
-    readonly biasReplicated = false
+    readonly biasReplicated = false,
+    readonly parallel = true
   ) {
     super(group)
   }
@@ -47,7 +48,7 @@ export class MergedColumnParallelLinear extends Layer {
     const weight: Parameter = {
       key: 'weight',
       kind: 'matrix',
-      sharding: 'rows',
+      sharding: this.parallel ? 'rows' : 'replicated',
       parts: this.parts.map(({ prefix, outFeatures, ranges }) => ({
         name: `${prefix}weight`,
         shape: [outFeatures, this.inFeatures],
@@ -58,7 +59,7 @@ export class MergedColumnParallelLinear extends Layer {
     const bias: Parameter = {
       key: 'bias',
       kind: 'vector',
-      sharding: this.biasReplicated ? 'replicated' : 'rows',
+      sharding: this.biasReplicated || !this.parallel ? 'replicated' : 'rows',
       parts: this.parts.map(({ prefix, outFeatures, ranges }) => ({
         name: `${prefix}bias`,
         shape: [outFeatures],
@@ -106,17 +107,19 @@ export class ColumnParallelLinear extends Layer {
     checkPositive('ColumnParallelLinear', { inFeatures, outFeatures })
     checkOptions('ColumnParallelLinear', options, columnOptions)
     checkFlags('ColumnParallelLinear', { ...options })
-    const { bias = true, gatherOutput = false, skipBiasAdd = false, strict } = options
+    const { bias = true, gatherOutput = false, skipBiasAdd = false, parallel = true, strict } = options
     this.gatherOutput = gatherOutput
     this.skipBiasAdd = skipBiasAdd
-    const ranges = splitWidth('ColumnParallelLinear', 'outFeatures', outFeatures, group.size, strict)
+    const { size } = group
+    const ranges = parallel ? splitWidth('ColumnParallelLinear', 'outFeatures', outFeatures, size, strict) : onEveryRank(outFeatures, size)
     this.localOutFeatures = Math.max(...ranges.map(lengthOf))
     this.#linear = new MergedColumnParallelLinear(
       group,
       inFeatures,
       [{ prefix: '', outFeatures, ranges }],
       bias,
-      gatherOutput && skipBiasAdd
+      gatherOutput && skipBiasAdd,
+      parallel
     )
   }
 
@@ -157,6 +160,7 @@ export class RowParallelLinear extends Layer {
   readonly inputIsParallel: boolean
   readonly reduceResults: boolean
   readonly skipBiasAdd: boolean
+  readonly parallel: boolean
   readonly #ranges: readonly Range[]
 
   /** `ranges` splits the input features otherwise than evenly: attention gives the features of whole heads. */
@@ -171,7 +175,7 @@ export class RowParallelLinear extends Layer {
     checkPositive('RowParallelLinear', { inFeatures, outFeatures })
     checkOptions('RowParallelLinear', options, rowOptions)
     checkFlags('RowParallelLinear', { ...options })
-    const { bias = true, inputIsParallel = true, reduceResults = true, skipBiasAdd = false, strict } = options
+    const { bias = true, inputIsParallel = true, reduceResults = true, skipBiasAdd = false, parallel = true, strict } = options
     if (!reduceResults && bias && !skipBiasAdd) {
       throw new HeddleError(
         'invalid_argument',
@@ -182,7 +186,9 @@ export class RowParallelLinear extends Layer {
     this.inputIsParallel = inputIsParallel
     this.reduceResults = reduceResults
     this.skipBiasAdd = skipBiasAdd
-    this.#ranges = ranges ?? splitWidth('RowParallelLinear', 'inFeatures', inFeatures, group.size, strict)
+    this.parallel = parallel
+    const split = (): readonly Range[] => ranges ?? splitWidth('RowParallelLinear', 'inFeatures', inFeatures, group.size, strict)
+    this.#ranges = parallel ? split() : onEveryRank(inFeatures, group.size)
   }
 
   protected override parameters(): Parameter[] {
@@ -190,7 +196,7 @@ export class RowParallelLinear extends Layer {
     const weight: Parameter = {
       key: 'weight',
       kind: 'matrix',
-      sharding: 'columns',
+      sharding: this.parallel ? 'columns' : 'replicated',
       parts: [{ name: 'weight', shape: [this.outFeatures, this.inFeatures], rows: whole(this.outFeatures), columns: this.#ranges }]
     }
     const bias: Parameter = {
@@ -213,9 +219,9 @@ export class RowParallelLinear extends Layer {
 
   /** `[tokens, inFeatures]`, sharded if `inputIsParallel`, → `[tokens, outFeatures]` on every rank, or partial without `reduceResults`. */
   forward(x: Value): Value {
-    const sum = (this.inputIsParallel ? x : this.#sharded(x)).linear(this.tensor('weight'))
+    const sum = (this.inputIsParallel || !this.parallel ? x : this.#sharded(x)).linear(this.tensor('weight'))
     if (!this.reduceResults) return sum
-    const y = sum.allReduce()
+    const y = this.parallel ? sum.allReduce() : sum
     return this.hasBias && !this.skipBiasAdd ? y.addBias(this.tensor('bias')) : y
   }
 
@@ -225,7 +231,7 @@ export class RowParallelLinear extends Layer {
         new HeddleError('invalid_argument', 'RowParallelLinear.run: expected reduceResults true, got false: a partial sum is no result')
       )
     }
-    return this.group.evaluate((g) => this.forward(this.inputIsParallel ? this.#sharded(g.input(x)) : g.input(x)))
+    return this.group.evaluate((g) => this.forward(this.inputIsParallel && this.parallel ? this.#sharded(g.input(x)) : g.input(x)))
   }
 
   /** A rank without features takes the last one of the whole: its weights are zeros. */

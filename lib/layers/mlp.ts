@@ -2,16 +2,16 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
-import { splitWidth } from '../shard'
+import { onEveryRank, splitWidth } from '../shard'
 import type { ActivationKind, Value } from '../value'
 import { Layer } from './layer'
-import type { LayerOptions } from './layer'
+import type { ParallelOptions } from './layer'
 import { MergedColumnParallelLinear, RowParallelLinear } from './linear'
 
 const activationKinds: readonly ActivationKind[] = ['gelu', 'gelu_tanh', 'relu', 'silu']
-const knownOptions = ['hiddenSize', 'intermediateSize', 'activation', 'gated', 'bias', 'strict']
+const knownOptions = ['hiddenSize', 'intermediateSize', 'activation', 'gated', 'bias', 'parallel', 'strict']
 
-export interface MLPOptions extends LayerOptions {
+export interface MLPOptions extends ParallelOptions {
   hiddenSize: number
   intermediateSize: number
   /** default `silu` */
@@ -28,8 +28,8 @@ export function checkActivation(where: string, activation: ActivationKind): void
 
 /**
  * `load`: `gate_proj.weight`, `up_proj.weight` [intermediateSize, hiddenSize] and `down_proj.weight` [hiddenSize, intermediateSize], or
- * not gated `fc1.weight` and `fc2.weight`; with `bias` also `….bias`. A width that does not divide is split unevenly; with `strict` it
- * throws `invalid_argument`.
+ * not gated `fc1.weight` and `fc2.weight`; with `bias` also `….bias`. Throws `invalid_argument` with `strict` where intermediateSize does not
+ * divide.
  */
 export class TPMLP extends Layer {
   readonly gated: boolean
@@ -40,21 +40,24 @@ export class TPMLP extends Layer {
   constructor(group: Group, options: MLPOptions) {
     super(group)
     checkOptions('TPMLP', options, knownOptions)
-    const { hiddenSize, intermediateSize, activation = 'silu', gated = true, bias = false, strict } = options
-    checkFlags('TPMLP', { gated, bias, strict })
+    const { hiddenSize, intermediateSize, activation = 'silu', gated = true, bias = false, parallel = true, strict } = options
+    checkFlags('TPMLP', { gated, bias, parallel, strict })
     checkPositive('TPMLP', { hiddenSize, intermediateSize })
     checkActivation('TPMLP', activation)
     this.gated = gated
     this.activation = activation
-    const ranges = splitWidth('TPMLP', 'intermediateSize', intermediateSize, group.size, strict)
+    const { size } = group
+    const ranges = parallel ? splitWidth('TPMLP', 'intermediateSize', intermediateSize, size, strict) : onEveryRank(intermediateSize, size)
     const prefixes = gated ? ['gate_proj.', 'up_proj.'] : ['fc1.']
     this.#up = new MergedColumnParallelLinear(
       group,
       hiddenSize,
       prefixes.map((prefix) => ({ prefix, outFeatures: intermediateSize, ranges })),
-      bias
+      bias,
+      false,
+      parallel
     )
-    this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias }, ranges)
+    this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias, parallel }, ranges)
   }
 
   protected override children(): [string, Layer][] {

@@ -1,13 +1,13 @@
 // A mixture of experts: every rank routes every token; of each expert a rank holds a part of the inner width, or it holds whole experts.
 // One all-reduce at the end.
 import { checkFlags, checkOptions, checkPositive } from '../checks'
-import { HeddleError } from '../errors'
+import { HeddleError, invalidArgument } from '../errors'
 import type { Group } from '../group'
-import { everything, lengthOf, splitBalanced, splitWidth } from '../shard'
+import { everything, lengthOf, onEveryRank, splitBalanced, splitWidth } from '../shard'
 import type { Range } from '../shard'
 import type { ActivationKind, Value } from '../value'
 import { Layer } from './layer'
-import type { LayerOptions, Parameter, ParameterPart } from './layer'
+import type { ParallelOptions, Parameter, ParameterPart } from './layer'
 import { checkActivation } from './mlp'
 
 const knownOptions = [
@@ -18,10 +18,11 @@ const knownOptions = [
   'activation',
   'normalized',
   'expertParallel',
+  'parallel',
   'strict'
 ]
 
-export interface MoEOptions extends LayerOptions {
+export interface MoEOptions extends ParallelOptions {
   hiddenSize: number
   /** inner width of one expert */
   intermediateSize: number
@@ -53,9 +54,10 @@ export class TPMoE extends Layer {
   constructor(group: Group, options: MoEOptions) {
     super(group)
     checkOptions('TPMoE', options, knownOptions)
-    const { hiddenSize, intermediateSize, expertCount, expertsPerToken, activation = 'silu', normalized, expertParallel, strict } = options
+    const { hiddenSize, intermediateSize, expertCount, expertsPerToken, activation = 'silu', normalized, expertParallel, parallel = true, strict } = options
     checkPositive('TPMoE', { hiddenSize, intermediateSize, expertCount, expertsPerToken })
-    checkFlags('TPMoE', { normalized, expertParallel, strict })
+    checkFlags('TPMoE', { normalized, expertParallel, parallel, strict })
+    if (expertParallel && !parallel) throw invalidArgument('TPMoE: parallel', 'true where expertParallel is', parallel)
     checkActivation('TPMoE', activation)
     if (expertsPerToken > expertCount) {
       const text = `TPMoE: expected expertsPerToken of at most expertCount ${expertCount}, got ${expertsPerToken}`
@@ -63,10 +65,11 @@ export class TPMoE extends Layer {
     }
     this.#options = options
     this.activation = activation
-    const whole = (length: number): Range[] => Array.from({ length: group.size }, () => everything(length))
+    const whole = (length: number): Range[] => onEveryRank(length, group.size)
     if (!expertParallel) {
       this.#experts = whole(expertCount)
-      this.#inner = splitWidth('TPMoE', 'intermediateSize', intermediateSize, group.size, strict)
+      const split = (): Range[] => splitWidth('TPMoE', 'intermediateSize', intermediateSize, group.size, strict)
+      this.#inner = parallel ? split() : whole(intermediateSize)
       return
     }
     if (strict && expertCount < group.size) {
@@ -80,7 +83,7 @@ export class TPMoE extends Layer {
   }
 
   protected override parameters(): Parameter[] {
-    const { hiddenSize, intermediateSize, expertCount } = this.#options
+    const { hiddenSize, intermediateSize, expertCount, expertParallel, parallel = true } = this.#options
     const whole = (length: number): Range[] => this.#inner.map(() => everything(length))
     const experts = Array.from({ length: expertCount }, (_, expert) => expert)
     const held = (expert: number, ranges: readonly Range[]): Range[] =>
@@ -111,20 +114,20 @@ export class TPMoE extends Layer {
       {
         key: 'gateUp',
         kind: 'matrix',
-        sharding: 'rows',
+        sharding: parallel ? 'rows' : 'replicated',
         parts: experts.flatMap((expert) => [inward(expert, 'gate_proj'), inward(expert, 'up_proj')])
       },
-      { key: 'down', kind: 'matrix', sharding: this.#options.expertParallel ? 'rows' : 'columns', parts: experts.map(outward) }
+      { key: 'down', kind: 'matrix', sharding: !parallel ? 'replicated' : expertParallel ? 'rows' : 'columns', parts: experts.map(outward) }
     ]
   }
 
   /** `[tokens, hiddenSize]` → the same. */
   forward(x: Value): Value {
-    const { expertsPerToken, normalized = true } = this.#options
+    const { expertsPerToken, normalized = true, parallel = true } = this.#options
     const routing = x.linear(this.tensor('router')).route(expertsPerToken, normalized)
     const firstExperts = this.#experts.map(({ start }) => start)
-    return x
-      .experts(routing, { gateUp: this.tensor('gateUp'), down: this.tensor('down'), kind: this.activation, firstExperts, expertsPerToken })
-      .allReduce()
+    const weights = { gateUp: this.tensor('gateUp'), down: this.tensor('down') }
+    const y = x.experts(routing, { ...weights, kind: this.activation, firstExperts, expertsPerToken })
+    return parallel ? y.allReduce() : y
   }
 }

@@ -20,7 +20,12 @@ import type { LayerConfig, ModelConfig } from './config'
 import { familyNamed } from './families'
 import { rotaryOptions } from './rope'
 import type { RopeConfig } from './rope-config'
+import type { DecoderPlan } from './plan-parts'
+import { explain } from './plan-explanation'
+import type { PlanExplanation } from './plan-explanation'
+import { familyWeightName } from './tensor-names'
 import type { TensorNames } from './tensor-names'
+import type { ResolvedPart, Split } from './tp-plan'
 import { bytesOf, WeightLocator } from './weights'
 import type { PlacedLayer } from './weights'
 
@@ -49,13 +54,6 @@ export interface LoadOptions {
   signal?: AbortSignal
 }
 
-export interface DecoderOptions {
-  /** whole experts on each rank, in place of a part of every expert */
-  expertParallel?: boolean
-  /** refuse sizes that do not divide the heads and the widths */
-  strict?: boolean
-}
-
 export class Decoder {
   readonly embedding: VocabParallelEmbedding
   readonly head: ParallelLMHead
@@ -69,33 +67,36 @@ export class Decoder {
   constructor(
     readonly group: Group,
     readonly config: ModelConfig,
-    private readonly options: DecoderOptions = {}
+    /** what each part is told */
+    readonly plan: DecoderPlan
   ) {
-    checkSize(config, group.size, options)
+    checkSize(config, group.size, plan)
     const { hiddenSize, vocabSize, maxPositionEmbeddings, scaledEmbedding, tieWordEmbeddings } = config
     this.#names = familyNamed(config.modelType).tensors
     // rounded as the product with a table in that type is
     const scale = scaledEmbedding ? rounded(Math.sqrt(hiddenSize), group.dtype) : 1
-    this.embedding = new VocabParallelEmbedding(group, vocabSize, hiddenSize, { scale })
-    if (this.#names.positions) this.#positions = new VocabParallelEmbedding(group, maxPositionEmbeddings, hiddenSize)
-    this.#blocks = config.layers.map((layer) => this.#block(layer))
+    this.embedding = new VocabParallelEmbedding(group, vocabSize, hiddenSize, { scale, parallel: isParallel(plan.embedding) })
+    if (plan.positions)
+      this.#positions = new VocabParallelEmbedding(group, maxPositionEmbeddings, hiddenSize, { parallel: isParallel(plan.positions) })
+    this.#blocks = config.layers.map((layer, index) => this.#block(layer, plan.attention[index]!, plan.mlp[index]!))
     this.#norm = this.#newNorm()
-    this.head = new ParallelLMHead(group, hiddenSize, vocabSize, tieWordEmbeddings ? { tiedTo: this.embedding } : {})
+    const headOptions = tieWordEmbeddings ? { tiedTo: this.embedding } : { parallel: isParallel(plan.head!) }
+    this.head = new ParallelLMHead(group, hiddenSize, vocabSize, headOptions)
   }
 
-  #block(layer: LayerConfig): Block {
+  #block(layer: LayerConfig, attention: ResolvedPart, mlp: ResolvedPart): Block {
     const { attentionOutputNorm, mlpOutputNorm } = this.#names
     return {
       attentionNorm: this.#newNorm(),
-      attention: this.#attention(layer),
+      attention: this.#attention(layer, isParallel(attention)),
       ...(attentionOutputNorm && { attentionOutputNorm: this.#newNorm() }),
       mlpNorm: this.#newNorm(),
-      mlp: this.#mlp(layer),
+      mlp: this.#mlp(layer, mlp),
       ...(mlpOutputNorm && { mlpOutputNorm: this.#newNorm() })
     }
   }
 
-  #attention({ rope, slidingWindow, attentionScale }: LayerConfig): TPAttention {
+  #attention({ rope, slidingWindow, attentionScale }: LayerConfig, parallel: boolean): TPAttention {
     const { hiddenSize, headCount, kvHeadCount, headDim, attentionBias, attentionOutputBias } = this.config
     const { queryKeyNorm, normEps, unitOffset } = this.config
     return new TPAttention(this.group, {
@@ -105,6 +106,7 @@ export class Decoder {
       headDim,
       bias: attentionBias,
       outputBias: attentionOutputBias,
+      parallel,
       queryKeyNorm: queryKeyNorm && { eps: normEps, unitOffset },
       ...(rope && { rope: this.#rope(rope) }),
       ...(slidingWindow !== undefined && { slidingWindow }),
@@ -112,11 +114,11 @@ export class Decoder {
     })
   }
 
-  #mlp({ sparse }: LayerConfig): TPMLP | TPMoE {
+  #mlp({ sparse }: LayerConfig, part: ResolvedPart): TPMLP | TPMoE {
     const { hiddenSize, intermediateSize, activation, gatedMLP, mlpBias, experts } = this.config
-    const { expertParallel = false } = this.options
-    if (sparse) return new TPMoE(this.group, { hiddenSize, activation, ...experts!, expertParallel })
-    return new TPMLP(this.group, { hiddenSize, intermediateSize, activation, gated: gatedMLP, bias: mlpBias })
+    const parallel = isParallel(part)
+    if (sparse) return new TPMoE(this.group, { hiddenSize, activation, ...experts!, expertParallel: part.split === 'experts', parallel })
+    return new TPMLP(this.group, { hiddenSize, intermediateSize, activation, gated: gatedMLP, bias: mlpBias, parallel })
   }
 
   #newNorm(): Norm {
@@ -151,6 +153,8 @@ export class Decoder {
 
   #embedded(g: Recorder): Value {
     if (!this.#positions) return this.embedding.forward(g.tokens())
+    if (!this.embedding.parallel || !this.#positions.parallel)
+      return this.embedding.forward(g.tokens()).add(this.#positions.forward(g.positions()))
     return this.embedding.partial(g.tokens()).add(this.#positions.partial(g.positions())).allReduce()
   }
 
@@ -180,6 +184,18 @@ export class Decoder {
       const { start, end } = attention.shards[rank]!.keyValues
       return sum + 2 * (end - start) * attention.headDim * bytes
     }, 0)
+  }
+
+  /** How the plan puts every parameter onto the ranks; of a checkpoint's fused tensors, each part on its own. */
+  explainPlan(): PlanExplanation {
+    const { roots, head } = this.#names
+    const rows = this.#layers().flatMap(({ layer, modules }) =>
+      layer.placements().map((placement) => {
+        const name = familyWeightName(this.#names, modules[0]!, placement.name)
+        return { ...placement, name: modules[0] === head ? name : roots[0]! + name, module: name.replace(/\.\w+$/, '') }
+      })
+    )
+    return explain(rows, this.plan)
   }
 
   /** Throws `corrupt_file` for a tensor that is missing or has another shape than config.json says. Reads nothing. */
@@ -249,24 +265,30 @@ export class Decoder {
   }
 }
 
+const isParallel = ({ split }: ResolvedPart): boolean => split !== 'replicate'
+
 const placed = (layer: Layer, module: string): PlacedLayer => ({ layer, modules: [module], transposed: false })
 
 /**
- * Throws `invalid_argument` with the valid sizes for a size that exceeds the query heads; with `strict` also for one that does not divide heads
- * and widths, or exceeds the experts of `expertParallel`.
+ * Throws `invalid_argument` with the valid sizes for a size that exceeds the query heads, where attention is split; with `strict` also for one
+ * that does not divide what is split of heads and widths, or exceeds the experts that are dealt out whole.
  */
-export function checkSize(config: ModelConfig, tpSize: number, options: DecoderOptions = {}): void {
+export function checkSize(config: ModelConfig, tpSize: number, plan: DecoderPlan, strict = false): void {
   const { headCount } = config
-  if (options.strict) checkDivisor(config, tpSize, options)
-  else if (tpSize > headCount) throw wrongSize(`headCount ${headCount} is less than`, 'headCount', headCount, tpSize, sizesUpTo(headCount))
+  if (strict) return checkDivisor(config, tpSize, plan)
+  if (tpSize <= headCount || !plan.attention.some(isParallel)) return
+  throw wrongSize(`headCount ${headCount} is less than`, 'headCount', headCount, tpSize, sizesUpTo(headCount))
 }
 
-function checkDivisor(config: ModelConfig, tpSize: number, { expertParallel = false }: DecoderOptions): void {
+function checkDivisor(config: ModelConfig, tpSize: number, { attention, mlp }: DecoderPlan): void {
   const { headCount, intermediateSize, layers, experts } = config
-  const isDense = layers.some(({ sparse }) => !sparse)
-  const expertWidth = experts && !expertParallel ? { expertWidth: experts.intermediateSize } : {}
-  const widths = { headCount, ...(isDense && { intermediateSize }), ...expertWidth }
-  const most = experts && expertParallel ? experts.expertCount : Infinity
+  const hasMLP = (isSparse: boolean, split: Split): boolean => layers.some(({ sparse }, i) => sparse === isSparse && mlp[i]!.split === split)
+  const widths = {
+    ...(attention.some(isParallel) && { headCount }),
+    ...(hasMLP(false, 'split') && { intermediateSize }),
+    ...(hasMLP(true, 'split') && { expertWidth: experts!.intermediateSize })
+  }
+  const most = hasMLP(true, 'experts') ? experts!.expertCount : Infinity
   const sizes = validSizes(...Object.values(widths)).filter((size) => size <= most)
   const [dim, value] = Object.entries(widths).find(([, width]) => width % tpSize !== 0) ?? []
   if (dim !== undefined) throw wrongSize(`${dim} ${value} is not divisible by`, dim, value!, tpSize, sizes)

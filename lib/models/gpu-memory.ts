@@ -3,6 +3,8 @@
 import { HeddleError } from '../errors'
 import { heldLength, lengthOf, splitHeads, splitWidth } from '../shard'
 import type { ModelConfig } from './config'
+import type { DecoderPlan } from './plan-parts'
+import type { ResolvedPart } from './tp-plan'
 
 /** What one rank takes of its GPU. */
 export interface GpuShare {
@@ -81,16 +83,24 @@ class GpuPlan {
   }
 }
 
-/** Bytes that a rank's programs take beside weights and cache: an upper estimate, from the widths of what lives at the same time. */
-export function workspaceEstimate(config: ModelConfig, size: number, limits: { maxTokens: number; maxSequences: number }): number {
+/**
+ * Bytes that a rank's programs take beside weights and cache: an upper estimate, from the widths of what lives at the same time. What the
+ * plan leaves whole anywhere is as wide as on a single rank.
+ */
+export function workspaceEstimate(
+  config: ModelConfig,
+  size: number,
+  limits: { maxTokens: number; maxSequences: number },
+  { attention, mlp, head, embedding }: DecoderPlan
+): number {
   const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, vocabSize, experts } = config
-  const heads = Math.max(
-    ...splitHeads('workspace', headCount, kvHeadCount, size).map(({ queries, keyValues }) => lengthOf(queries) + 2 * lengthOf(keyValues))
-  )
-  const inner = Math.max(...splitWidth('workspace', 'intermediateSize', intermediateSize, size).map(heldLength))
+  const sizeOf = (parts: readonly ResolvedPart[]): number => (parts.some(({ split }) => split === 'replicate') ? 1 : size)
+  const shards = splitHeads('workspace', headCount, kvHeadCount, sizeOf(attention))
+  const heads = Math.max(...shards.map(({ queries, keyValues }) => lengthOf(queries) + 2 * lengthOf(keyValues)))
+  const inner = Math.max(...splitWidth('workspace', 'intermediateSize', intermediateSize, sizeOf(mlp)).map(heldLength))
   const routing = 2 * (experts?.expertCount ?? 0)
   const width = 6 * hiddenSize + 2 * heads * headDim + 3 * inner + routing
-  const logits = 2 * limits.maxSequences * Math.ceil(vocabSize / size)
+  const logits = 2 * limits.maxSequences * Math.ceil(vocabSize / sizeOf([head ?? embedding]))
   return fixedWorkspaceBytes + 4 * (limits.maxTokens * width + logits) + (experts ? expertsScratch(config, limits.maxTokens) : 0)
 }
 

@@ -74,3 +74,11 @@ export const gpt2Names: TensorNames = {
   fused: { c_attn: ['q_proj', 'k_proj', 'v_proj'] },
   transposed: true
 }
+
+/** What a family calls a weight: its module's name, and the weight's, whose own module may be called otherwise. */
+export function familyWeightName({ modules = {} }: TensorNames, module: string, weight: string): string {
+  const path = weight.split('.')
+  const own = path.at(-2)
+  const renamed = own !== undefined && Object.hasOwn(modules, own) ? [...path.slice(0, -2), modules[own]!, path.at(-1)!] : path
+  return `${module}.${renamed.join('.')}`
+}

@@ -5,6 +5,7 @@ import type { Layer } from '../layers/layer'
 import { elementBytes, rowsOf } from '../shard'
 import type { WeightSource } from '../shard'
 import type { Checkpoint } from './checkpoint'
+import { familyWeightName } from './tensor-names'
 import type { TensorNames } from './tensor-names'
 
 type Shape = readonly number[]
@@ -54,12 +55,8 @@ export class WeightLocator {
 
   /** The checkpoint's name of a weight: the root, the module, and the weight, whose own module may be called otherwise. */
   #stored(module: string, weight: string): string {
-    const path = weight.split('.')
-    const own = path.at(-2)
-    const { modules = {} } = this.names
-    const renamed = own !== undefined && Object.hasOwn(modules, own) ? [...path.slice(0, -2), modules[own]!, path.at(-1)!] : path
-    const prefix = module === this.names.head ? module : this.#root + module
-    return `${prefix}.${renamed.join('.')}`
+    const name = familyWeightName(this.names, module, weight)
+    return module === this.names.head ? name : this.#root + name
   }
 
   #find(module: string, weight: Weight, all: readonly Weight[], transposed: boolean): WeightSource | undefined {

@@ -10,9 +10,12 @@ import { parseModelConfig, readModelConfig } from '../models/config'
 import type { ModelConfig } from '../models/config'
 import { ConfigFields } from '../models/config-fields'
 import { checkSize, Decoder } from '../models/decoder'
-import type { DecoderOptions } from '../models/decoder'
 import { workspaceEstimate } from '../models/gpu-memory'
+import type { PlanExplanation } from '../models/plan-explanation'
+import { planOf } from '../models/plan-parts'
+import type { DecoderPlan } from '../models/plan-parts'
 import { parseStrictJsonObject } from '../models/strict-json'
+import type { TPPlan } from '../models/tp-plan'
 import { Program } from '../program'
 import { elementBytes, lengthOf, splitHeads } from '../shard'
 import { gpuProfiles } from './gpus'
@@ -31,6 +34,10 @@ export interface PlanOptions {
   expertParallel?: boolean
   /** sizes that divide heads and widths alone */
   strict?: boolean
+  /** as `AutoModelForCausalLM.fromPretrained` takes it. Default `auto` */
+  tpPlan?: TPPlan
+  /** adds to each size what becomes of every parameter */
+  explain?: boolean
   /** of a model on the hub */
   revision?: string
 }
@@ -60,6 +67,8 @@ export interface SizePlan {
   ranks: RankPlan[]
   collectives: { allReduces: number; others: number; bytesPerToken: number }
   predicted?: Prediction
+  /** where `explain` asks for it; `String(…)` of it is a table */
+  parameters?: PlanExplanation
 }
 
 export interface TensorParallelPlan {
@@ -69,6 +78,8 @@ export interface TensorParallelPlan {
   sizes: SizePlan[]
   /** the asked size, where it is not valid: why, and which are nearest */
   refused?: { tpSize: number; why: string; nearest: number[] }
+  /** of a `tpPlan` by module: rules that match nothing, modules without a rule */
+  warnings?: readonly string[]
 }
 
 const where = 'planTensorParallel'
@@ -79,32 +90,32 @@ const limits = { maxTokens: 2048, maxSequences: 64 }
 /**
  * `model`: a folder, a name on the hub (only config.json is fetched), or what config.json says as an object. Reads no weight and loads no
  * binary. Throws `invalid_argument` for options and names, `unsupported_model` and `corrupt_file` as loading does; a size that is not
- * valid is an answer, not an error.
+ * valid is an answer, not an error. A `tpPlan` throws as loading with it does.
  */
 export async function planTensorParallel(model: string | object, options: PlanOptions = {}): Promise<TensorParallelPlan> {
   const { config, dtype, stored } = await sourceOf(model, checkPlanOptions(options))
-  const { tpSize, gpu, expertParallel = false, strict = false } = options
+  const { tpSize, gpu, explain = false, strict = false } = options
+  const split = planOf(where, options.tpPlan ?? 'auto', config, options.expertParallel)
   const profile = gpu === undefined ? undefined : profileOf(gpu)
-  const refusals = new Map(range(maxGroupSize).map((size) => [size, refusalOf(config, size, { expertParallel, strict })]))
+  const refusals = new Map(range(maxGroupSize).map((size) => [size, refusalOf(config, size, split, strict)]))
   const validSizes = range(maxGroupSize).filter((size) => !refusals.get(size))
   const wanted = tpSize === undefined ? validSizes.filter((size) => size <= 8) : [tpSize].filter((size) => validSizes.includes(size))
   const sizes: SizePlan[] = []
-  for (const size of wanted) sizes.push(await planSize(config, size, dtype, stored, expertParallel, profile))
+  for (const size of wanted) sizes.push(await planSize(config, size, split, { dtype, stored, explain }, profile))
   const why = tpSize === undefined ? undefined : refusals.get(tpSize)
   const refused = why && { refused: { tpSize: tpSize!, why, nearest: nearest(validSizes, tpSize!) } }
-  return { modelType: config.modelType, dtype, validSizes, sizes, ...refused }
+  return { modelType: config.modelType, dtype, validSizes, sizes, ...refused, ...(split.warnings.length > 0 && { warnings: split.warnings }) }
 }
 
 async function planSize(
   config: ModelConfig,
   tpSize: number,
-  dtype: DType,
-  stored: DType,
-  expertParallel: boolean,
+  split: DecoderPlan,
+  { dtype, stored, explain }: { dtype: DType; stored: DType; explain: boolean },
   profile: GpuProfile | undefined
 ): Promise<SizePlan> {
   const { group, notes } = notedGroup(tpSize, dtype)
-  const decoder = new Decoder(group, config, { expertParallel })
+  const decoder = new Decoder(group, config, split)
   await decoder.loadPlaceholders(stored)
   const weights = [...notes.tensors.values()].filter((specs) => specs[0]!.role === 'weight')
   const caches = new KVCaches(group, 1)
@@ -117,7 +128,7 @@ async function planSize(
       rank,
       weightBytes: weights.reduce((sum, specs) => sum + bytes(specs, rank), 0),
       cacheBytesPer1kTokens: 1000 * decoder.cacheBytesPerToken(rank),
-      workspaceBytes: workspaceEstimate(config, tpSize, limits)
+      workspaceBytes: workspaceEstimate(config, tpSize, limits, decoder.plan)
     }
   })
   const costs = ranks.map(({ rank }) => tokenCost(notes.programs[0]!.nodes[rank]!, rank, notes.tensors, config))
@@ -128,19 +139,21 @@ async function planSize(
     tpSize,
     ranks,
     collectives: { ...counts, bytesPerToken },
-    ...(profile && { predicted: predict(config, ranks, costs, dtype, profile) })
+    ...(profile && { predicted: predict(decoder, ranks, costs, dtype, profile) }),
+    ...(explain && { parameters: decoder.explainPlan() })
   }
 }
 
 /** docs/performance.md derives the formulas: the slowest rank's bytes or operations at the GPU's rates, and its all-reduces. */
-function predict(config: ModelConfig, ranks: RankPlan[], costs: TokenCost[], dtype: DType, gpu: GpuProfile): Prediction {
+function predict({ config, plan }: Decoder, ranks: RankPlan[], costs: TokenCost[], dtype: DType, gpu: GpuProfile): Prediction {
   const size = ranks.length
   const most = (values: number[]): number => Math.max(...values)
   const communication = (tokens: number): number =>
     size === 1 ? 0 : costs[0]!.allReduceWidths.reduce((sum, width) => sum + allReduceSeconds(gpu, size, tokens * width * elementBytes(dtype)), 0)
   const decode = most(costs.map((cost) => cost.weightBytesRead)) / gpu.readRate + communication(1)
-  const heads = most(splitHeads(where, config.headCount, config.kvHeadCount, size).map(({ queries }) => lengthOf(queries)))
-  const attention = 2 * config.layerCount * heads * config.headDim * prefillTokens ** 2
+  const headsOf = (ranks: number): number => most(splitHeads(where, config.headCount, config.kvHeadCount, ranks).map(({ queries }) => lengthOf(queries)))
+  const heads = plan.attention.reduce((sum, { split }) => sum + headsOf(split === 'replicate' ? 1 : size), 0)
+  const attention = 2 * heads * config.headDim * prefillTokens ** 2
   const linear = most(costs.map((cost) => prefillTokens * cost.operations + cost.headOperations))
   const prefill = (linear + attention) / gpu.arithmeticRate + communication(prefillTokens)
   const room = ranks.map(({ weightBytes, workspaceBytes, cacheBytesPer1kTokens }) =>
@@ -182,9 +195,9 @@ async function sourceOf(model: unknown, { dtype = 'auto', revision }: PlanOption
 }
 
 function checkPlanOptions(options: PlanOptions): PlanOptions {
-  checkOptions(where, options, ['tpSize', 'dtype', 'gpu', 'expertParallel', 'strict', 'revision'])
-  const { tpSize, dtype = 'auto', gpu, expertParallel, strict } = options
-  checkFlags(where, { expertParallel, strict })
+  checkOptions(where, options, ['tpSize', 'dtype', 'gpu', 'expertParallel', 'strict', 'tpPlan', 'explain', 'revision'])
+  const { tpSize, dtype = 'auto', gpu, expertParallel, strict, explain } = options
+  checkFlags(where, { expertParallel, strict, explain })
   if (tpSize !== undefined && !(Number.isInteger(tpSize) && tpSize >= 1 && tpSize <= maxGroupSize))
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
   if (dtype !== 'auto' && !dtypes.includes(dtype)) throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
@@ -198,9 +211,9 @@ function profileOf(name: string): GpuProfile {
   throw invalidArgument(`${where}: gpu`, `one of ${gpuProfiles.map((one) => one.name).join(', ')}`, name)
 }
 
-function refusalOf(config: ModelConfig, size: number, options: DecoderOptions): string | undefined {
+function refusalOf(config: ModelConfig, size: number, split: DecoderPlan, strict: boolean): string | undefined {
   try {
-    checkSize(config, size, options)
+    checkSize(config, size, split, strict)
     return undefined
   } catch (error) {
     return (error as HeddleError).message.replace(/^\w+: /, '')

@@ -49,6 +49,25 @@ describe.each(sizes)('size %i', (size) => {
     })
   })
 
+  test('parallel false: every rank holds and computes all, and nothing is summed', async () => {
+    await withGroup(size, async (group) => {
+      const expected = linear(toMatrix(x), weight, bias)
+      for (const layer of [
+        new ColumnParallelLinear(group, inFeatures, outFeatures, { parallel: false }),
+        new ColumnParallelLinear(group, inFeatures, outFeatures, { parallel: false, gatherOutput: true }),
+        new RowParallelLinear(group, inFeatures, outFeatures, { parallel: false }),
+        new RowParallelLinear(group, inFeatures, outFeatures, { parallel: false, inputIsParallel: false })
+      ]) {
+        await layer.load({ weight, bias })
+        expect(relativeError(await layer.run(x), expected)).toBeLessThan(1e-5)
+        expect(layer.placements().map(({ localShapes }) => localShapes)).toEqual([
+          Array(size).fill([outFeatures, inFeatures]),
+          Array(size).fill([outFeatures])
+        ])
+      }
+    })
+  })
+
   test('a two-layer chain needs one all-reduce and equals the unsharded one', async () => {
     await withGroup(size, async (group) => {
       const up = new ColumnParallelLinear(group, inFeatures, outFeatures)

@@ -57,6 +57,27 @@ test('an odd size: ranks that differ, and all of a matrix among them once', asyn
   expect(sum / one.ranks[0]!.weightBytes).toBeCloseTo(1, 3)
 })
 
+test('a plan by module: what is whole on every rank is not summed, and takes its bytes there', async () => {
+  const attention = Object.fromEntries(['q', 'k', 'v'].map((name) => [`layers.*.self_attn.${name}_proj`, 'colwise']))
+  const tpPlan = { ...attention, 'layers.*.self_attn.o_proj': 'rowwise', 'layers.*.mlp': 'replicate', lm_head: 'colwise_rep' }
+  const { sizes, warnings } = await planTensorParallel(qwen3, { tpSize: 2, tpPlan, explain: true })
+  expect(warnings).toEqual([expect.stringMatching(/no rule for "embed_tokens"/)])
+  const [{ ranks, collectives, parameters }] = sizes as [(typeof sizes)[0]]
+  expect(collectives.allReduces).toBe(36) // attention's
+  const weights = 36 * (3 * 4096 * 12288 + (4096 * 6144 + 4096 * 4096) / 2) + 4096 * 151936 * 1.5
+  const norms = 73 * 4096 + 72 * 128 // in float32
+  expect(parameters!.rankBytes).toEqual([2 * weights + 4 * norms, 2 * weights + 4 * norms])
+  expect(ranks[0]!.weightBytes / parameters!.rankBytes[0]!).toBeCloseTo(1, 6)
+  await expect(planTensorParallel(qwen3, { tpPlan: { norm: 'sequence_parallel' } })).rejects.toMatchObject({ code: 'unavailable' })
+})
+
+test('a size that does not divide what is split is valid where that is whole', async () => {
+  const tpPlan = { 'layers.*': 'replicate', embed_tokens: 'embedding_rowwise', lm_head: 'colwise_rep' }
+  const { validSizes, sizes } = await planTensorParallel(qwen3, { tpSize: 3, tpPlan, strict: true })
+  expect(validSizes).toContain(3)
+  expect(sizes[0]!.collectives.allReduces).toBe(1) // the embedding's
+})
+
 test('room for tokens: what 90 % of the memory leaves, or none', async () => {
   const room = async (gpu: string) => (await planTensorParallel(qwen3, { tpSize: 1, gpu })).sizes[0]!.predicted!.cacheTokens
   expect(await room('RTX-4090')).toBeGreaterThan(0)
@@ -94,6 +115,9 @@ test('the command, with a configuration alone: a table, JSON, exit code 1 for a 
   expect(shown.stdout).toMatch(/valid sizes: 1, 2, 3, [^]*, 31, 32\n[^]*16\.38 GB[^]*modelled for H200/)
   expect(JSON.parse(heddle('--tp', '2', '--json').stdout)).toMatchObject({ modelType: 'qwen3', sizes: [{ tpSize: 2 }] })
   expect(heddle('--tp', '33')).toMatchObject({ status: 1, stdout: expect.stringContaining('nearest: 32') })
+  expect(heddle('--tp', '2', '--explain').stdout).toMatch(
+    /size 2:\n[^]*model\.layers\.\*\.mlp\.down_proj\.weight +rowwise +\[4096, 12288\] +\[4096, 6144\] +50331648 +36\n/
+  )
   expect(heddle('--gpu', 'TPU').status).toBe(2)
   await rm(folder, { recursive: true })
 })

@@ -1,6 +1,7 @@
 // How large a cache becomes on GPUs, and what is said where a model does not fit.
 import type { HeddleError } from '../../lib/errors'
 import { planGpuCacheTokens, workspaceEstimate } from '../../lib/models/gpu-memory'
+import type { DecoderPlan } from '../../lib/models/plan-parts'
 import type { GpuMemory, GpuShare } from '../../lib/models/gpu-memory'
 import type { ModelConfig } from '../../lib/models/config'
 
@@ -62,9 +63,15 @@ test('a cache that was asked for is had or refused, never made smaller', () => {
 test('the workspace grows with the step and shrinks with the number of ranks', () => {
   const config = { hiddenSize: 4096, headCount: 32, kvHeadCount: 8, headDim: 128, intermediateSize: 12288, vocabSize: 151936 } as ModelConfig
   const limits = { maxTokens: 2048, maxSequences: 64 }
-  const whole = workspaceEstimate(config, 1, limits)
+  const planned = (split: 'split' | 'replicate'): DecoderPlan => {
+    const part = { split, rules: [] }
+    return { attention: [part], mlp: [part], embedding: part, warnings: [], parts: [], resolved: [] }
+  }
+  const split = planned('split')
+  const whole = workspaceEstimate(config, 1, limits, split)
   expect(whole).toBeGreaterThan(2048 * 4 * (4096 + 2 * 12288)) // hidden states in float32 beside the inputs of the MLP's second half
   expect(whole).toBeLessThan(2 * 2 ** 30)
-  expect(workspaceEstimate(config, 8, limits)).toBeLessThan(whole)
-  expect(workspaceEstimate(config, 1, { ...limits, maxTokens: 4096 })).toBeGreaterThan(whole)
+  expect(workspaceEstimate(config, 8, limits, split)).toBeLessThan(whole)
+  expect(workspaceEstimate(config, 1, { ...limits, maxTokens: 4096 }, split)).toBeGreaterThan(whole)
+  expect(workspaceEstimate(config, 8, limits, planned('replicate'))).toBe(whole)
 })
