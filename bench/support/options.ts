@@ -35,7 +35,7 @@ export interface CommandLine {
   options: BenchOptions
 }
 
-const defaultBudget = 540
+const defaultBudget = 510
 const defaultLayerShapes = 'gpt3-175b,llama-70b,qwen3-32b,qwen3-8b'
 const defaultRows = '1,2,4,8,16,32,64,128,256,512,1024,2048,4096'
 
