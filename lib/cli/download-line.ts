@@ -1,5 +1,6 @@
 // One line on a terminal that tells how a download goes, written over itself and gone when it is done.
 import type { PretrainedOptions } from '../generation/load-model'
+import { bytes } from './quantities'
 
 type OnProgress = NonNullable<PretrainedOptions['onProgress']>
 
@@ -20,15 +21,9 @@ export function downloadLine(terminal: Pick<NodeJS.WriteStream, 'write' | 'colum
     shown = true
     const { loadedBytes, totalBytes, bytesPerSecond, secondsLeft, file } = progress
     const percent = `${Math.floor((100 * loadedBytes) / totalBytes)} %`.padStart(5)
-    const figures = `${percent}  ${bytes(loadedBytes)} of ${bytes(totalBytes)}  ${bytes(bytesPerSecond)}/s  ${duration(secondsLeft)} left  ${file}`
+    const figures = `${percent}  ${bytes(loadedBytes, 1)} of ${bytes(totalBytes, 1)}  ${bytes(bytesPerSecond, 1)}/s  ${duration(secondsLeft)} left  ${file}`
     terminal.write(clearLine + figures.slice(0, Math.max(20, (terminal.columns ?? 80) - 1)))
   }
-}
-
-function bytes(count: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB']
-  const power = count < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(count) / 3))
-  return `${(count / 1000 ** power).toFixed(power === 0 ? 0 : 1)} ${units[power]}`
 }
 
 function duration(seconds: number): string {

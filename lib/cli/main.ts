@@ -2,12 +2,15 @@
 // The command `heddle`: picks a command, and turns what it throws into one line, a hint and an exit code (2 for wrong usage, else 1).
 import { HeddleError, messageOf } from '../errors'
 import type { HeddleErrorCode } from '../errors'
+import { gpuProfiles } from '../planning/gpus'
 import { UsageError } from './arguments'
 import { chat } from './chat'
 import { generate } from './generate'
 import { info } from './info'
 import { plan } from './plan'
 import { verify } from './verify'
+
+const gpuNames = gpuProfiles.map(({ name }) => name).join(', ')
 
 const usage = `Usage: heddle <command> [options]
 
@@ -43,7 +46,7 @@ Options of generate
 
 Options of plan
   --tp N                  one size (default: every valid one up to 8)
-  --gpu NAME              predict speed and room on H200, H100, B200, A100-80GB, A100-40GB, L40S or RTX-4090
+  --gpu NAME              predict speed and room on ${gpuNames}
   --explain               what becomes of every parameter: style, shape and bytes on a rank
 
 Options of verify

@@ -3,6 +3,7 @@ import { gpuProfiles } from '../planning/gpus'
 import { planTensorParallel } from '../planning/plan'
 import type { SizePlan, TensorParallelPlan } from '../planning/plan'
 import { choice, number, parseOptions, text, UsageError } from './arguments'
+import { bytes } from './quantities'
 
 const options = {
   model: { type: 'string' },
@@ -43,15 +44,9 @@ function table({ modelType, dtype, validSizes, sizes, refused }: TensorParallelP
 }
 
 function row({ tpSize, ranks, collectives, predicted }: SizePlan): string[] {
-  const most = (key: 'weightBytes' | 'cacheBytesPer1kTokens' | 'workspaceBytes'): string => bytes(Math.max(...ranks.map((rank) => rank[key])))
-  const figures = [most('weightBytes'), most('cacheBytesPer1kTokens'), most('workspaceBytes'), String(collectives.allReduces), bytes(collectives.bytesPerToken)]
+  const most = (key: 'weightBytes' | 'cacheBytesPer1kTokens' | 'workspaceBytes'): string => bytes(Math.max(...ranks.map((rank) => rank[key])), 2)
+  const figures = [most('weightBytes'), most('cacheBytesPer1kTokens'), most('workspaceBytes'), String(collectives.allReduces), bytes(collectives.bytesPerToken, 2)]
   if (!predicted) return [String(tpSize), ...figures]
   const { decodeTokensPerSecond, prefillTokensPerSecond, cacheTokens } = predicted
   return [String(tpSize), ...figures, decodeTokensPerSecond.toFixed(0), prefillTokensPerSecond.toFixed(0), cacheTokens === 0 ? 'does not fit' : String(cacheTokens)]
-}
-
-function bytes(count: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB']
-  const power = count < 1 ? 0 : Math.min(4, Math.floor(Math.log10(count) / 3))
-  return `${(count / 1000 ** power).toFixed(power === 0 ? 0 : 2)} ${units[power]}`
 }

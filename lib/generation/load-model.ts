@@ -65,7 +65,7 @@ export interface LoadedModel {
 const where = 'AutoModelForCausalLM.fromPretrained'
 const groupOptions = ['device', 'devices', 'host', 'communicator', 'collectiveTimeoutMs'] as const
 const ownOptions = ['tpSize', 'strict', 'tpPlan', 'expertParallel', 'dtype', 'maxTokens', 'gpuMemoryUtilization', 'prefixReuse', 'revision', 'onProgress']
-const knownOptions = [...ownOptions, ...groupOptions, 'signal']
+export const pretrainedOptions: readonly string[] = [...ownOptions, ...groupOptions, 'signal']
 
 export async function loadModel(nameOrFolder: string, options: PretrainedOptions): Promise<LoadedModel> {
   checkArguments(nameOrFolder, options)
@@ -149,7 +149,7 @@ function planGpuCache(decoder: Decoder, checkpoint: Checkpoint, options: Pretrai
 
 function checkArguments(folder: unknown, options: PretrainedOptions): void {
   if (typeof folder !== 'string' || folder === '') throw invalidArgument(where, 'a model folder, or the name of a model on the Hugging Face hub', folder)
-  checkOptions(where, options, knownOptions)
+  checkOptions(where, options, pretrainedOptions)
   const { tpSize = 1, tpPlan = 'auto', dtype = 'auto', maxTokens, gpuMemoryUtilization, onProgress, signal } = options
   if (!Number.isInteger(tpSize) || tpSize < 1 || tpSize > maxGroupSize)
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)

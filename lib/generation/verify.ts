@@ -3,10 +3,14 @@
 import { checkOptions } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import type { DType } from '../tensor'
-import { loadModel } from './load-model'
+import { loadModel, pretrainedOptions } from './load-model'
 import type { LoadedModel, PretrainedOptions } from './load-model'
+import { PromptReader } from './prompts'
 
-export interface VerifyOptions extends Omit<PretrainedOptions, 'tpSize' | 'maxTokens'> {
+/** What a comparison decides itself. */
+const fixedOptions = ['tpSize', 'maxTokens', 'gpuMemoryUtilization', 'prefixReuse'] as const
+
+export interface VerifyOptions extends Omit<PretrainedOptions, (typeof fixedOptions)[number]> {
   /** sizes to compare; the first is what the others are held to. Default 1, 2 */
   sizes?: readonly number[]
   /** a text or token ids. Default: 32 ids drawn with a fixed seed */
@@ -54,7 +58,7 @@ export async function verifyTensorParallel(nameOrFolder: string, options: Verify
   const { sizes = [1, 2], prompt, tolerance, ...load } = options
   if (!Array.isArray(sizes) || sizes.length < 2) throw invalidArgument(`${where}: sizes`, 'at least two sizes', sizes)
   if (tolerance !== undefined && !(tolerance >= 0)) throw invalidArgument(`${where}: tolerance`, 'a number from 0', tolerance)
-  checkOptions(where, load, ['device', 'devices', 'communicator', 'host', 'collectiveTimeoutMs', 'dtype', 'strict', 'tpPlan', 'expertParallel', 'revision', 'onProgress', 'signal'])
+  checkOptions(where, load, pretrainedOptions.filter((name) => !fixedOptions.some((fixed) => fixed === name)))
   const [first, ...others] = sizes as number[]
   const reference = await outputsAt(nameOrFolder, first!, prompt, load)
   const allowed = tolerance ?? tolerances[reference.dtype]
@@ -84,7 +88,7 @@ export async function outputsAt(
 ): Promise<Outputs> {
   const model = await loadModel(nameOrFolder, { ...options, tpSize })
   try {
-    const ids = promptIds(model, prompt)
+    const ids = await promptIds(model, prompt)
     return { ids, dtype: model.group.dtype, vocabSize: model.config.vocabSize, outputs: await model.runtime.moduleOutputs(ids) }
   } finally {
     model.runtime.close(new HeddleError('closed', `${where}: done`))
@@ -125,15 +129,12 @@ function topAgreement(expected: Float32Array, actual: Float32Array, vocabSize: n
   return same.filter(Boolean).length / rows
 }
 
-function promptIds({ config, tokenizer, runtime }: LoadedModel, prompt: VerifyOptions['prompt']): readonly number[] {
-  const length = Math.min(defaultTokens, runtime.contextLength)
-  if (prompt === undefined) return seededIds(length, config.vocabSize)
-  if (typeof prompt === 'string' && !tokenizer)
-    throw new HeddleError('invalid_argument', `${where}: expected token ids, since the model has no tokenizer, got a text`)
-  const ids = typeof prompt === 'string' ? tokenizer!.encode(prompt) : prompt
-  const wrong = Array.isArray(ids) && ids.find((id) => !Number.isInteger(id) || id < 0 || id >= config.vocabSize)
-  if (!Array.isArray(ids) || ids.length === 0 || ids.length > runtime.contextLength || wrong !== undefined)
-    throw invalidArgument(`${where}: prompt`, `1 to ${runtime.contextLength} ids below ${config.vocabSize}`, wrong ?? prompt)
+async function promptIds({ config, tokenizer, runtime }: LoadedModel, prompt: VerifyOptions['prompt']): Promise<readonly number[]> {
+  const { contextLength } = runtime
+  if (prompt === undefined) return seededIds(Math.min(defaultTokens, contextLength), config.vocabSize)
+  const reader = new PromptReader(config.vocabSize, tokenizer)
+  const ids = await reader.ids(where, prompt)
+  reader.checkIds(`${where}: prompt`, ids, contextLength)
   return ids
 }
 

@@ -2,6 +2,7 @@
 // other libraries use as well. Rule: what this returns is complete.
 import { stat, statfs } from 'node:fs/promises'
 import { HeddleError, invalidArgument, messageOf } from '../errors'
+import { isFolder } from '../files'
 import { downloadBlob, reasonOf, statusOf } from './blob-download'
 import type { RemoteFile } from './blob-download'
 import { hubEnvironment } from './environment'
@@ -73,6 +74,10 @@ export async function modelFolder(nameOrFolder: string, options: FetchModelOptio
   }
 }
 
+interface FileOfModel extends RemoteFile {
+  path: string
+}
+
 class ModelFetch {
   readonly #fetch: Fetch
   readonly #progress: ProgressMeter
@@ -92,20 +97,20 @@ class ModelFetch {
     const commit = await this.#commit()
     const folder = snapshotFolder(this.folders.root, commit)
     const files = await this.#list(commit)
-    const wanted = [...configFiles, ...(parts.tokenizer ? tokenizerFiles : [])].filter((name) => files.has(name))
     if (!files.has('config.json')) throw new HeddleError('unsupported_model', `${this.name}: expected a config.json on the hub, got none`)
     const single = files.has(weightFile)
     if (parts.weights && !single && !files.has(indexFile))
       throw new HeddleError('unsupported_model', `${this.name}: expected ${weightFile} or ${indexFile} on the hub, got neither`)
-    if (parts.weights) wanted.push(single ? weightFile : indexFile)
-    const load = (names: string[]): Promise<void> => this.#load(names.map((name) => this.#known(files, name)), commit, folder)
-    const small = wanted.filter((name) => name !== weightFile)
-    this.#progress.expect(wanted.map((name) => this.#known(files, name)))
-    await load(small)
-    const shards = !parts.weights ? [] : single ? [weightFile] : await shardNames(folder)
-    this.#progress.expect(shards.map((name) => this.#known(files, name)))
-    await this.#checkSpace(shards.map((name) => this.#known(files, name)))
-    await load(shards)
+    const known = (names: string[]): FileOfModel[] => names.map((name) => this.#known(files, name))
+    const described = [...configFiles, ...(parts.tokenizer ? tokenizerFiles : [])].filter((name) => files.has(name))
+    const small = known(parts.weights && !single ? [...described, indexFile] : described)
+    const one = known(parts.weights && single ? [weightFile] : [])
+    this.#progress.expect([...small, ...one])
+    await this.#load(small, commit, folder)
+    const weights = parts.weights && !single ? known(await shardNames(folder)) : one
+    this.#progress.expect(weights)
+    await this.#checkSpace(weights)
+    await this.#load(weights, commit, folder)
     await rememberCommit(this.folders.root, this.revision, commit)
     return folder
   }
@@ -131,7 +136,7 @@ class ModelFetch {
     })
   }
 
-  #known(files: Map<string, RemoteFile>, name: string): RemoteFile & { path: string } {
+  #known(files: Map<string, RemoteFile>, name: string): FileOfModel {
     const file = files.get(checkName(name))
     if (!file) throw new HeddleError('corrupt_file', `${this.name}: ${indexFile} names ${JSON.stringify(name)}, which the hub does not have`)
     if (/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(file.hash) && Number.isSafeInteger(file.size) && file.size >= 0) return { ...file, path: name }
@@ -139,7 +144,7 @@ class ModelFetch {
   }
 
   /** A few at a time, in order. */
-  async #load(files: (RemoteFile & { path: string })[], commit: string, folder: string): Promise<void> {
+  async #load(files: FileOfModel[], commit: string, folder: string): Promise<void> {
     const queue = [...files]
     const failed = new AbortController()
     const signal = AbortSignal.any([failed.signal, ...(this.options.signal ? [this.options.signal] : [])])
@@ -154,14 +159,9 @@ class ModelFetch {
         await linkBlob(blob, folder, one.path)
       }
     }
-    const workers = Array.from({ length: parallelDownloads }, () => worker().catch((error) => {
-      failed.abort(error) // the others stop where they are
-      throw error
-    }))
-    const results = await Promise.allSettled(workers)
+    const workers = Array.from({ length: parallelDownloads }, () => worker().catch((error) => failed.abort(error))) // the others stop where they are
+    await Promise.allSettled(workers)
     if (failed.signal.aborted) throw failed.signal.reason
-    const rejected = results.find((result) => result.status === 'rejected')
-    if (rejected) throw rejected.reason
   }
 
   async #read(file: string, commit: string, start: number): Promise<ReadableStream<Uint8Array>> {
@@ -270,11 +270,4 @@ function asHeddleError(name: string, error: unknown, signal: AbortSignal | undef
     return new HeddleError('unavailable', `${name}: the hub refuses access (${status}): it is private or gated, or no such model; set HF_TOKEN`, details)
   if (status === 404) return new HeddleError('invalid_argument', `${where}: expected a model folder or a model on the hub, got ${JSON.stringify(name)}: ${messageOf(error)}`, details)
   return new HeddleError('unavailable', `${name}: no such folder, and the hub cannot be reached: ${reasonOf(error)}`, details)
-}
-
-async function isFolder(folder: string): Promise<boolean> {
-  return stat(folder).then(
-    (stats) => stats.isDirectory(),
-    () => false
-  )
 }

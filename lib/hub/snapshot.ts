@@ -5,6 +5,7 @@ import { copyFile, mkdir, readFile, rename, rm, stat, symlink, writeFile } from 
 import path from 'node:path'
 import { isSafeFileName } from '../checks'
 import { HeddleError, messageOf } from '../errors'
+import { isFile } from '../files'
 
 const maxIndexBytes = 100_000_000
 const indexFile = 'model.safetensors.index.json'
@@ -85,11 +86,4 @@ export async function missingFiles(folder: string, parts: { weights: boolean; to
   async function need(name: string): Promise<void> {
     if (!(await isFile(path.join(folder, name)))) missing.push(name)
   }
-}
-
-async function isFile(file: string): Promise<boolean> {
-  return stat(file).then(
-    (stats) => stats.isFile(),
-    () => false
-  )
 }

@@ -4,6 +4,7 @@ import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { isSafeFileName } from '../checks'
 import { HeddleError } from '../errors'
+import { isFile, isFolder } from '../files'
 import type { DType } from '../tensor'
 import type { WeightSource } from '../shard'
 import { readSafetensorsHeader } from './safetensors'
@@ -34,9 +35,9 @@ export class Checkpoint {
   /** Throws `invalid_argument` for no such folder, else `corrupt_file` that names the file, the tensor and the rule. */
   static async open(folder: string): Promise<Checkpoint> {
     await checkModelFolder(folder)
-    if (await isKind(path.join(folder, singleFile), 'file')) return new Checkpoint(folder, await readFiles(folder, [singleFile]))
+    if (await isFile(path.join(folder, singleFile))) return new Checkpoint(folder, await readFiles(folder, [singleFile]))
     const indexPath = path.join(folder, indexFile)
-    if (!(await isKind(indexPath, 'file'))) {
+    if (!(await isFile(indexPath))) {
       throw new HeddleError(
         'corrupt_file',
         `Checkpoint: ${folder} has neither ${singleFile} nor ${indexFile} (only safetensors weights are read)`
@@ -89,7 +90,7 @@ export class Checkpoint {
 
 /** Throws `invalid_argument` where there is no such folder. */
 export async function checkModelFolder(folder: string): Promise<void> {
-  if (await isKind(folder, 'folder')) return
+  if (await isFolder(folder)) return
   throw new HeddleError(
     'invalid_argument',
     `AutoModelForCausalLM: expected a model folder, got ${JSON.stringify(folder)}`
@@ -124,13 +125,4 @@ async function readFiles(folder: string, files: string[]): Promise<Map<string, S
     }
   }
   return tensors
-}
-
-async function isKind(target: string, kind: 'file' | 'folder'): Promise<boolean> {
-  try {
-    const stats = await stat(target)
-    return kind === 'file' ? stats.isFile() : stats.isDirectory()
-  } catch {
-    return false
-  }
 }

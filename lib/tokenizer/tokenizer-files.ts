@@ -3,6 +3,7 @@
 import { promises as fs } from 'node:fs'
 import * as path from 'node:path'
 import { HeddleError, describe, invalidArgument, messageOf } from '../errors'
+import { isFile } from '../files'
 
 const where = 'AutoTokenizer.fromPretrained'
 const mebibyte = 2 ** 20
@@ -46,12 +47,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
 }
 
 /** Whether a folder has a tokenizer at all; a model without one takes and gives ids. */
-export async function hasTokenizer(folder: string): Promise<boolean> {
-  return fs.stat(path.join(folder, 'tokenizer.json')).then(
-    (stat) => stat.isFile(),
-    () => false
-  )
-}
+export const hasTokenizer = (folder: string): Promise<boolean> => isFile(path.join(folder, 'tokenizer.json'))
 
 export function corruptFile(file: string, problem: string, cause?: unknown): HeddleError {
   return new HeddleError('corrupt_file', `${file}: ${problem}`, { cause, details: { file } })

@@ -3,13 +3,14 @@
 // Rule: a pair's terms are summed up alone and a row's in the order of its experts, so a row gives the same bits in every batch.
 #include "cuda/experts.cuh"
 #include "cuda/mma_step.cuh"
+#include "cuda/plain_tile.cuh"
 
 namespace heddle::cuda {
 
 namespace {
 
 constexpr int kListThreads = 256;
-constexpr int kTile = 64;
+using plain::kTile;
 
 // ---- lists ----
 
@@ -92,27 +93,20 @@ __device__ __forceinline__ void store_sum(const ExpertsWork& work, const Tile& t
   }
 }
 
-constexpr int kDepth = 16;                            // elements of k at a time
-constexpr int kShare = 4;                             // pairs and weight rows that a thread multiplies
-constexpr int kPlainThreads = (kTile / kShare) * (kTile / kShare);
-constexpr int kPlainStride = kTile + 4;               // of a staged line of k: keeps float4 aligned, spreads stores over banks
-
 // Any types, any alignment.
 template <class W, class T, int G>
-__global__ void __launch_bounds__(kPlainThreads) plain_tile_kernel(const ExpertsWork work) {
-  __shared__ __align__(16) float x_tile[kDepth][kPlainStride];
-  __shared__ __align__(16) float weight_tiles[G][kDepth][kPlainStride];
+__global__ void __launch_bounds__(plain::kThreads) plain_tile_kernel(const ExpertsWork work) {
+  __shared__ __align__(16) plain::Staged x_tile;
+  __shared__ __align__(16) plain::Staged weight_tiles[G];
   ptx::dependency_wait();
   ptx::dependency_launch();
   Tile tile;
   if (!tile_of_block(work, tile)) return;
   const Operands<W, T, G> operands(work, tile.expert);
-  const int x_share = static_cast<int>(threadIdx.x) / (kTile / kShare) * kShare;
-  const int column_share = static_cast<int>(threadIdx.x) % (kTile / kShare) * kShare;
-  float sums[G][kShare][kShare] = {};
-  for (int k = 0; k < operands.depth; k += kDepth) {
-    for (int i = static_cast<int>(threadIdx.x); i < kTile * kDepth; i += kPlainThreads) {
-      const int r = i / kDepth, d = i % kDepth;
+  float sums[G][plain::kShare][plain::kShare] = {};
+  for (int k = 0; k < operands.depth; k += plain::kDepth) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTile * plain::kDepth; i += plain::kThreads) {
+      const int r = i / plain::kDepth, d = i % plain::kDepth;
       const bool inside = k + d < operands.depth;
       x_tile[d][r] = inside && r < tile.count ? to_float(operands.x_row(work, tile.pairs[r])[k + d]) : 0.0f;
 #pragma unroll
@@ -122,26 +116,14 @@ __global__ void __launch_bounds__(kPlainThreads) plain_tile_kernel(const Experts
       }
     }
     __syncthreads();
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      const auto a = *reinterpret_cast<const Pack<float, kShare>*>(&x_tile[d][x_share]);
-#pragma unroll
-      for (int g = 0; g < G; ++g) {
-        const auto b = *reinterpret_cast<const Pack<float, kShare>*>(&weight_tiles[g][d][column_share]);
-#pragma unroll
-        for (int i = 0; i < kShare; ++i) {
-#pragma unroll
-          for (int j = 0; j < kShare; ++j) sums[g][i][j] += a.elements[i] * b.elements[j];
-        }
-      }
-    }
+    plain::multiply<G>(x_tile, weight_tiles, sums);
     __syncthreads();
   }
 #pragma unroll
-  for (int i = 0; i < kShare; ++i) {
+  for (int i = 0; i < plain::kShare; ++i) {
 #pragma unroll
-    for (int j = 0; j < kShare; ++j)
-      store_sum<T, G>(work, tile, x_share + i, tile.column + column_share + j, sums[0][i][j], sums[G - 1][i][j]);
+    for (int j = 0; j < plain::kShare; ++j)
+      store_sum<T, G>(work, tile, plain::x_share() + i, tile.column + plain::column_share() + j, sums[0][i][j], sums[G - 1][i][j]);
   }
 }
 
@@ -235,7 +217,7 @@ void multiply_tiles(const Device& device, const ExpertsWork& work, DType weight,
     if constexpr (std::is_same_v<W, T> && sizeof(T) == 2) {
       if (work.aligned) return launch("experts", spec(device, grid, kMmaThreads), mma_tile_kernel<T, G>, work);
     }
-    launch("experts", spec(device, grid, kPlainThreads), plain_tile_kernel<W, T, G>, work);
+    launch("experts", spec(device, grid, plain::kThreads), plain_tile_kernel<W, T, G>, work);
   });
 }
 

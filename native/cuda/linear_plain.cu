@@ -3,17 +3,13 @@
 #include "cuda/launch.h"
 #include "cuda/linear_epilogue.cuh"
 #include "cuda/linear_kernels.h"
-#include "cuda/row_kernels.cuh"
+#include "cuda/plain_tile.cuh"
 
 namespace heddle::cuda {
 
 namespace {
 
-constexpr int kTile = 64;                             // rows of x, and rows of weights, of a block
-constexpr int kDepth = 16;                            // elements of k at a time
-constexpr int kShare = 4;                             // rows of each that a thread multiplies
-constexpr int kThreads = (kTile / kShare) * (kTile / kShare);
-constexpr int kStride = kTile + 4;                    // of a staged line of k: keeps float4 aligned, spreads stores over banks
+using plain::kDepth, plain::kShare, plain::kThreads, plain::kTile;
 
 struct Operand {
   const void* data;
@@ -27,7 +23,7 @@ __device__ __forceinline__ float rounded_to(DType dtype, float x) {
 }
 
 // Rows [row, row + kTile) at depth [k, k + kDepth), transposed; zeros outside. Neighbouring threads read neighbouring elements.
-__device__ __forceinline__ void stage_tile(const Operand& operand, int64_t row, int64_t in, int64_t k, float (&tile)[kDepth][kStride]) {
+__device__ __forceinline__ void stage_tile(const Operand& operand, int64_t row, int64_t in, int64_t k, plain::Staged& tile) {
 #pragma unroll
   for (int i = static_cast<int>(threadIdx.x); i < kTile * kDepth; i += kThreads) {
     const int r = i / kDepth, d = i % kDepth;
@@ -40,11 +36,9 @@ __device__ __forceinline__ void stage_tile(const Operand& operand, int64_t row, 
 // G: 2 with a gate (a tile of gates and one of ups), else 1. Weight rows of a block start at blockIdx.x * kTile.
 template <int G>
 __global__ void __launch_bounds__(kThreads) plain_kernel(const Operand x, const Operand weight, int64_t in, const Epilogue epilogue) {
-  __shared__ __align__(16) float x_tile[kDepth][kStride];
-  __shared__ __align__(16) float weight_tiles[G][kDepth][kStride];
+  __shared__ __align__(16) plain::Staged x_tile;
+  __shared__ __align__(16) plain::Staged weight_tiles[G];
   const int64_t x_row = int64_t{blockIdx.y} * kTile, column = int64_t{blockIdx.x} * kTile;
-  const int x_share = static_cast<int>(threadIdx.x) / (kTile / kShare) * kShare;
-  const int column_share = static_cast<int>(threadIdx.x) % (kTile / kShare) * kShare;
   ptx::dependency_wait();
   ptx::dependency_launch();
 
@@ -54,26 +48,14 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const Operand x, const 
 #pragma unroll
     for (int g = 0; g < G; ++g) stage_tile(weight, column + g * epilogue.width, in, k, weight_tiles[g]);
     __syncthreads();
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      const auto a = *reinterpret_cast<const Pack<float, kShare>*>(&x_tile[d][x_share]);
-#pragma unroll
-      for (int g = 0; g < G; ++g) {
-        const auto b = *reinterpret_cast<const Pack<float, kShare>*>(&weight_tiles[g][d][column_share]);
-#pragma unroll
-        for (int i = 0; i < kShare; ++i) {
-#pragma unroll
-          for (int j = 0; j < kShare; ++j) sums[g][i][j] += a.elements[i] * b.elements[j];
-        }
-      }
-    }
+    plain::multiply<G>(x_tile, weight_tiles, sums);
     __syncthreads();
   }
 #pragma unroll
   for (int i = 0; i < kShare; ++i) {
 #pragma unroll
     for (int j = 0; j < kShare; ++j) {
-      const int64_t row = x_row + x_share + i, y_column = column + column_share + j;
+      const int64_t row = x_row + plain::x_share() + i, y_column = column + plain::column_share() + j;
       if (row < x.rows && y_column < epilogue.width) finish(epilogue, row, static_cast<int>(y_column), sums[0][i][j], sums[G - 1][i][j]);
     }
   }

@@ -36,18 +36,19 @@ const typescriptParts: Record<string, Part> = {
   'causal-lm': { uses: ['generation', 'models', 'tokenizer', 'group', 'checks', 'errors'] },
   generation: { uses: ['models', 'tokenizer', 'hub', 'program', 'tensor', 'group', 'checks', 'errors'] },
   planning: { uses: ['models', 'hub', 'program', 'tensor', 'shard', 'group', 'checks', 'errors'] },
-  models: { uses: ['layers', 'program', 'tensor', 'group', 'shard', 'checks', 'errors'] },
+  models: { uses: ['layers', 'program', 'tensor', 'group', 'shard', 'files', 'checks', 'errors'] },
   layers: { uses: ['program', 'tensor', 'shard', 'checks', 'errors'], types: ['group'] },
   group: { uses: ['program', 'tensor', 'native', 'checks', 'errors'] },
   program: { uses: ['tensor', 'native', 'checks', 'errors'], types: ['group'] },
   tensor: { uses: ['native', 'errors'], types: ['group'] },
-  tokenizer: { uses: ['hub', 'errors'], packages: ['@huggingface/tokenizers', '@huggingface/jinja'] },
-  hub: { uses: ['checks', 'errors'], packages: ['@huggingface/hub'] },
+  tokenizer: { uses: ['hub', 'files', 'errors'], packages: ['@huggingface/tokenizers', '@huggingface/jinja'] },
+  hub: { uses: ['files', 'checks', 'errors'], packages: ['@huggingface/hub'] },
   native: { uses: ['errors', 'cuda-libs'], packages: ['node-gyp-build'] },
   // slices are told to ranks as data, and the types of that data are native's
   shard: { uses: ['errors'], types: ['native'] },
   checks: { uses: ['errors'] },
   errors: { uses: [] },
+  files: { uses: [] },
   'cuda-libs': { uses: [] },
   index: { uses: everyPart }
 }

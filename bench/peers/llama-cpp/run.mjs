@@ -3,8 +3,8 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
+import { answerLines } from '../answer-lines.mjs'
 
 const folder = process.env.HEDDLE_LLAMA_CPP ?? process.cwd()
 const entry = createRequire(join(folder, 'package.json')).resolve('node-llama-cpp')
@@ -47,15 +47,4 @@ class Contender {
   }
 }
 
-const contender = new Contender()
-for await (const line of createInterface({ input: process.stdin })) {
-  const command = JSON.parse(line)
-  let answer
-  try {
-    answer = await contender[command.do](command)
-  } catch (error) {
-    answer = { error: `${error.name}: ${error.message}` }
-  }
-  process.stdout.write(`${JSON.stringify(answer)}\n`)
-}
-process.exit(0) // node-llama-cpp's threads would keep the process
+await answerLines(new Contender())
