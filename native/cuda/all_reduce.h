@@ -11,7 +11,8 @@
 
 namespace heddle::cuda {
 
-constexpr int kMaxPeers = 64;
+constexpr int kPeerLevels = 6;                        // of the tree in which their parts are added
+constexpr int kMaxPeers = 1 << kPeerLevels;
 // Payload that a block exchanges at once; a fused row must fit.
 constexpr size_t kUnitBytes = 32 * 1024;
 // Part of a two-shot message that a block sends to one peer at once.
@@ -69,7 +70,7 @@ struct Peers {
   unsigned char* staging[kMaxPeers] = {};             // of every rank
 };
 
-// x := sum over the ranks, in fp32 and in rank order, then the epilogue; each block exchanges rows (with a norm) or pieces.
+// x := sum over the ranks, in fp32 and in the order of core/sum_tree.h, then the epilogue; each block exchanges rows (with a norm) or pieces.
 // For few bytes: every rank sends all it has to every other.
 void all_reduce_one_shot(const Device& device, const Peers& peers, View x, const AllReduceEpilogue& epilogue);
 // x := the sum; for many bytes: every rank sums one part, then all exchange the sums.
@@ -80,7 +81,7 @@ struct Parts {
   int64_t begin[kMaxPeers] = {};                      // elements
   int64_t length[kMaxPeers] = {};
 };
-// y := the sum of this rank's part of x over the ranks, in fp32 and in rank order; y may be that part.
+// y := the sum of this rank's part of x over the ranks, in fp32 and in the order of core/sum_tree.h; y may be that part.
 void reduce_scatter(const Device& device, const Peers& peers, const void* x, const Parts& parts, View y);
 // x to rank `to`, and y from rank `from`; flat, of one size on every rank.
 void send_receive(const Device& device, const Peers& peers, View x, int to, View y, int from);

@@ -4,6 +4,7 @@
 
 #include "cuda/all_reduce.cuh"
 #include "cuda/launch.h"
+#include "cuda/sum_tree.cuh"
 
 namespace heddle::cuda {
 
@@ -66,7 +67,7 @@ __device__ __forceinline__ uint2 load_payload(const T* x, int64_t first, int64_t
   return payload.words;
 }
 
-// The sum over the ranks of the elements [first, first + kVector), in rank order; written to y with the residual.
+// The sum over the ranks of the elements [first, first + kVector), written to y with the residual.
 template <class T>
 __device__ float reduce_vector(const OneShot& call, const T* x, int64_t begin, int64_t first, int64_t end, int parity, uint32_t epoch,
                                Patience& patience) {
@@ -78,13 +79,15 @@ __device__ float reduce_vector(const OneShot& call, const T* x, int64_t begin, i
     const int peer = (peers.rank + i) % peers.size;   // not all into the same peer at once
     send_flagged(peers.staging[peer] + call.layout.unit_slot(parity, block, peers.rank), index, mine, epoch);
   }
-  float sums[kVector<T>] = {};
+  float sums[kVector<T>];
+  SumTree<kVector<T>, kPeerLevels> tree;
   for (int rank = 0; rank < peers.size; ++rank) {
     Payload<T> payload;
     const unsigned char* slot = peers.staging[peers.rank] + call.layout.unit_slot(parity, block, rank);
     payload.words = rank == peers.rank ? mine : receive_flagged(slot, index, epoch, rank, patience);
 #pragma unroll
-    for (int i = 0; i < kVector<T>; ++i) sums[i] += to_float(payload.elements[i]);
+    for (int i = 0; i < kVector<T>; ++i) sums[i] = to_float(payload.elements[i]);
+    tree.add(sums, rank, peers.size);
   }
   float squares = 0;
 #pragma unroll

@@ -3,6 +3,7 @@
 // another collective's, whose ranks wait for other ranks.
 #pragma once
 #include "cuda/all_reduce.cuh"
+#include "cuda/sum_tree.cuh"
 
 namespace heddle::cuda {
 
@@ -104,14 +105,16 @@ struct Segment {
     }
   }
 
-  // Elements i … of the sum of all ranks' contributions, in float32 and in rank order.
+  // Elements i … of the sum of all ranks' contributions, in float32.
   static __device__ Sixteen sum(const Peers& peers, const SegmentRound& round, int64_t i) {
-    float totals[kVector] = {};
+    float totals[kVector];
+    SumTree<kVector, kPeerLevels> tree;
     for (int rank = 0; rank < peers.size; ++rank) {
       Sixteen part;
       part.words = ptx::load_volatile_16(round.staged<T>(peers.rank, contribution, rank) + i);
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) totals[k] += to_float(part.elements[k]);
+      for (int k = 0; k < kVector; ++k) totals[k] = to_float(part.elements[k]);
+      tree.add(totals, rank, peers.size);
     }
     Sixteen all;
 #pragma unroll

@@ -1,4 +1,4 @@
-// Reduce-scatter and send-receive among ranks on GPUs: against sums in rank order, eager and in a graph, over `local` and over NCCL.
+// Reduce-scatter and send-receive among ranks on GPUs: against sums in the order of a tree, eager and in a graph, over `local` and over NCCL.
 #include <cmath>
 #include <cstdlib>
 #include <numeric>
@@ -28,7 +28,7 @@ std::vector<float> columns_of(const std::vector<float>& whole, int64_t rows, con
   return part;
 }
 
-// `rounding`: 0 where the sum is in rank order.
+// `rounding`: 0 where the order is ours.
 void reduce_scatter_once(const Device& device, DeviceCommunicator& communicator, int64_t rows, const Widths& widths, DType dtype, uint64_t seed,
                          int64_t offset = 0, double rounding = 0) {
   const int rank = communicator.rank();
