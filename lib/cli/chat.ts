@@ -6,14 +6,16 @@ import type { CausalLM } from '../causal-lm'
 import { HeddleError } from '../errors'
 import type { GenerateOptions } from '../generation/options'
 import type { Message } from '../tokenizer/chat-template'
-import { answerArguments, answerOptions, modelArguments, modelOptions, parseOptions } from './arguments'
+import { parseFlags, readFlags } from './flags'
+import { loading } from './loading'
+import { chatFlags, loadFlags, modelFlag } from './options'
 
 const help = '/exit ends the chat, /reset forgets it, Ctrl-C stops an answer\n'
 
 export async function chat(args: string[]): Promise<void> {
-  const values = parseOptions(args, { ...modelOptions, ...answerOptions })
-  const { model: name, options } = modelArguments(values)
-  const answer = answerArguments(values)
+  const values = parseFlags(args, modelFlag, loadFlags, chatFlags)
+  const { model: name, options } = loading(values)
+  const answer = readFlags(values, chatFlags)
   await using model = await AutoModelForCausalLM.fromPretrained(name, options)
   if (!model.tokenizer) throw new HeddleError('invalid_argument', `chat: expected a model folder with a tokenizer, got ${name}`)
   const isTerminal = process.stdin.isTTY === true

@@ -4,37 +4,31 @@ import { text as streamText } from 'node:stream/consumers'
 import { AutoModelForCausalLM } from '../causal-lm'
 import type { CausalLM } from '../causal-lm'
 import { HeddleError, messageOf } from '../errors'
-import type { GenerateOptions } from '../generation/options'
+import type { Generation } from '../generation/generation'
+import type { BatchOptions } from '../generation/options'
 import type { Message } from '../tokenizer/chat-template'
-import { answerArguments, answerOptions, modelArguments, modelOptions, parseOptions, text, UsageError } from './arguments'
-import type { Values } from './arguments'
+import { parseFlags, readFlags, UsageError } from './flags'
+import type { Values } from './flags'
 import { interruptSignal } from './interrupt'
-import { timedAnswer } from './timed-answer'
+import { loading } from './loading'
+import { generateFlags, jsonFlag, loadFlags, modelFlag, promptFlags } from './options'
+import { timedAnswers } from './timed-answers'
 
 export async function generate(args: string[]): Promise<void> {
-  const values = parseOptions(args, {
-    ...modelOptions,
-    ...answerOptions,
-    prompt: { type: 'string' },
-    messages: { type: 'string' },
-    echo: { type: 'boolean' },
-    logprobs: { type: 'string' },
-    json: { type: 'boolean' }
-  })
-  const { model: name, options } = modelArguments(values)
-  const answer = answerArguments(values)
+  const values = parseFlags(args, modelFlag, loadFlags, promptFlags, generateFlags, jsonFlag)
+  const { model: name, options } = loading(values)
+  const answer = readFlags(values, generateFlags)
   const prompt = await readPrompt(values)
   const signal = interruptSignal()
   const started = performance.now()
   await using model = await AutoModelForCausalLM.fromPretrained(name, { ...options, signal })
   const loadMs = performance.now() - started
   if (values.json) process.stdout.write(`${JSON.stringify(await jsonAnswer(model, prompt, { ...answer, signal }, loadMs))}\n`)
-  else await printAnswer(model, prompt, { ...answer, signal })
+  else await printAnswers(model, prompt, { ...answer, signal })
 }
 
 async function readPrompt(values: Values): Promise<string | Message[]> {
-  const prompt = text(values, 'prompt')
-  const file = text(values, 'messages')
+  const { prompt, messages: file } = readFlags(values, promptFlags)
   if ((prompt === undefined) === (file === undefined)) throw new UsageError('expected one of --prompt TEXT and --messages FILE')
   if (file === undefined) return prompt!
   const source = await readSource(file).catch((cause) => {
@@ -60,16 +54,15 @@ function parseMessages(source: string, file: string): Message[] {
   throw new HeddleError('invalid_argument', `--messages ${file}: expected a list of at least one {"role", "content"}`)
 }
 
-async function jsonAnswer(model: CausalLM, prompt: string | Message[], options: GenerateOptions, loadMs: number): Promise<object> {
-  const { generation, prefillTokensPerSecond, decodeTokensPerSecond } = await timedAnswer(model, prompt, options)
+/** With `--n` a list of answers in place of one. */
+async function jsonAnswer(model: CausalLM, prompt: string | Message[], options: BatchOptions, loadMs: number): Promise<object> {
+  const { answers, prefillTokensPerSecond, decodeTokensPerSecond } = await timedAnswers(model, prompt, options)
   const { size, device } = model.info()
+  const [first] = answers
+  const { promptTokens } = first!.usage
   return {
-    text: generation.text,
-    tokenIds: generation.tokenIds,
-    promptTokens: generation.usage.promptTokens,
-    finishReason: generation.finishReason,
-    ...(generation.logprobs && { logprobs: generation.logprobs }),
-    ...(generation.promptLogprobs && { promptLogprobs: generation.promptLogprobs }),
+    ...(options.n === undefined ? { ...shownAnswer(first!), promptTokens } : { answers: answers.map(shownAnswer), promptTokens }),
+    ...(first!.promptLogprobs && { promptLogprobs: first!.promptLogprobs }),
     tp: size,
     device,
     timings: {
@@ -80,9 +73,18 @@ async function jsonAnswer(model: CausalLM, prompt: string | Message[], options: 
   }
 }
 
-async function printAnswer(model: CausalLM, prompt: string | Message[], options: GenerateOptions): Promise<void> {
-  for await (const piece of model.stream(prompt, options)) process.stdout.write(piece.text)
+const shownAnswer = ({ text, tokenIds, finishReason, logprobs }: Generation): object =>
+  ({ text, tokenIds, finishReason, ...(logprobs && { logprobs }) })
+
+/** Several answers come one after the other, an empty line between them. */
+async function printAnswers(model: CausalLM, prompt: string | Message[], { n = 1, ...options }: BatchOptions): Promise<void> {
+  const waiting: string[] = Array.from({ length: n }, () => '')
+  for await (const { index, text } of model.stream(prompt, { ...options, n })) {
+    if (index === 0) process.stdout.write(text)
+    else waiting[index] += text
+  }
   process.stdout.write('\n')
+  for (const text of waiting.slice(1)) process.stdout.write(`\n${text}\n`)
 }
 
 const rounded = (value: number): number => Math.round(value * 10) / 10

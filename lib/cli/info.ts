@@ -3,11 +3,17 @@ import os from 'node:os'
 import { AutoModelForCausalLM } from '../causal-lm'
 import { cudaInfo, openGroup } from '../group'
 import type { CudaInfo, GroupInfo } from '../group'
-import { modelArguments, modelOptions, parseOptions, text } from './arguments'
-import type { Values } from './arguments'
+import { parseFlags, readFlags, UsageError } from './flags'
+import type { Values } from './flags'
+import { loading } from './loading'
+import { jsonFlag, loadFlags, modelFlag } from './options'
+
+/** What the ranks of a machine can be told without a model. */
+const { tpSize, dtype, device, devices, communicator, host, collectiveTimeoutMs, ...ofModels } = loadFlags
+const groupFlags = { tpSize, dtype, device, devices, communicator, host, collectiveTimeoutMs }
 
 export async function info(args: string[]): Promise<void> {
-  const values = parseOptions(args, { ...modelOptions, json: { type: 'boolean' } })
+  const values = parseFlags(args, modelFlag, loadFlags, jsonFlag)
   const facts = {
     node: process.version,
     platform: `${process.platform}-${process.arch}`,
@@ -19,14 +25,15 @@ export async function info(args: string[]): Promise<void> {
 }
 
 async function groupInfo(values: Values): Promise<GroupInfo> {
-  if (text(values, 'model') !== undefined) {
-    const { model: name, options } = modelArguments(values)
+  if (values.model !== undefined) {
+    const { model: name, options } = loading(values)
     await using model = await AutoModelForCausalLM.fromPretrained(name, options)
     return model.info()
   }
-  const { tpSize = 1, device, devices, communicator } = modelArguments({ ...values, model: '' }).options
-  const where = { ...(device && { device }), ...(devices && { devices }), ...(communicator && { communicator }) }
-  await using group = await openGroup({ size: tpSize, ...where })
+  const [foreign] = Object.keys(readFlags(values, ofModels))
+  if (foreign !== undefined) throw new UsageError(`${foreign} is said of a model, and --model NAME is missing`)
+  const { tpSize: size = 1, dtype: type, ...where } = readFlags(values, groupFlags)
+  await using group = await openGroup({ size, ...where, ...(type && type !== 'auto' && { dtype: type }) })
   return group.info()
 }
 

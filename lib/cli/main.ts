@@ -2,58 +2,47 @@
 // The command `heddle`: picks a command, and turns what it throws into one line, a hint and an exit code (2 for wrong usage, else 1).
 import { HeddleError, messageOf } from '../errors'
 import type { HeddleErrorCode } from '../errors'
-import { gpuProfiles } from '../planning/gpus'
-import { UsageError } from './arguments'
 import { chat } from './chat'
+import { helpLines, UsageError } from './flags'
+import type { Flags } from './flags'
 import { generate } from './generate'
 import { info } from './info'
+import { chatFlags, generateFlags, jsonFlag, loadFlags, modelFlag, planFlags, promptFlags, verifyFlags } from './options'
 import { plan } from './plan'
 import { verify } from './verify'
 
-const gpuNames = gpuProfiles.map(({ name }) => name).join(', ')
+/** Of one command the flags that it does not share with another. */
+const notOf = (other: Flags, flags: Flags): Flags => Object.fromEntries(Object.entries(flags).filter(([option, flag]) => other[option] !== flag))
+
+const namesOf = (flags: Flags): string =>
+  Object.entries(flags).filter(([option, flag]) => flag === (loadFlags as Flags)[option] && 'read' in flag).map(([, { flag }]) => `--${flag}`).join(', ')
 
 const usage = `Usage: heddle <command> [options]
 
 Commands
   chat       talk to a model             heddle chat --model models/heddle-tiny --tp 2
-  generate   one answer                  heddle generate --model models/heddle-tiny --prompt "Hello" --json
+  generate   answers to a prompt         heddle generate --model models/heddle-tiny --prompt "Hello" --json
   info       this machine, or a model's shards on its ranks
   plan       what a model takes at each size     heddle plan --model Qwen/Qwen3-8B --gpu H200
   verify     whether splitting changes a model   heddle verify --model models/heddle-tiny --tp 1,2,4
 
 Options of every command
-  --model NAME            a model folder with safetensors weights, or a model on the Hugging Face hub
-  --revision REVISION     its branch, tag or commit on the hub (default main)
-  --tp N                  ranks that share the model (default 1)
-  --dtype TYPE            auto, float32, bfloat16 or float16 (default auto: the checkpoint's own)
-  --device DEVICE         auto, cpu or cuda (default auto)
-  --devices N,N,…         the GPU of each rank; 0,0 puts two ranks on one GPU
-  --communicator NAME     auto, local or nccl: what ranks on GPUs talk over (default auto)
-  --help
+${helpLines(modelFlag)}  --help
 
+Options of chat, generate and info
+${helpLines(loadFlags)}
 Options of chat and generate
-  --max-new-tokens N  --min-new-tokens N  --temperature T  --top-p P  --top-k K  --min-p P  --seed S
-  --repetition-penalty R  --presence-penalty P  --frequency-penalty P
-  --logit-bias ID:B,…     added to the logits of token ids
-  --stop TEXT             a text that ends the answer
-
+${helpLines(chatFlags)}
 Options of generate
-  --prompt TEXT           raw text
-  --messages FILE         a JSON list of {"role", "content"}; goes through the chat template; - is stdin
-  --echo                  begin with the prompt
-  --logprobs N            with --json: log-probabilities, and of the N likeliest tokens
-  --json                  print one JSON object (generate, info, plan and verify)
-
+${helpLines({ ...promptFlags, ...notOf(chatFlags, generateFlags) })}
 Options of plan
-  --tp N                  one size (default: every valid one up to 8)
-  --gpu NAME              predict speed and room on ${gpuNames}
-  --explain               what becomes of every parameter: style, shape and bytes on a rank
+${helpLines(notOf(loadFlags, planFlags))}  and, as above, ${namesOf(planFlags)}
 
 Options of verify
-  --tp N,N,…              the sizes to compare with the first of them (default 1,2)
-  --prompt TEXT           what they compute (default: 32 token ids drawn with a fixed seed)
-  --tolerance X           relative difference of a module that is let pass (default: by data type)
-`
+${helpLines(notOf(loadFlags, verifyFlags))}  and, as above, ${namesOf(verifyFlags)}
+
+Options of generate, info, plan and verify
+${helpLines(jsonFlag)}`
 
 const commands: Record<string, (args: string[]) => Promise<number | void>> = { chat, generate, info, plan, verify }
 

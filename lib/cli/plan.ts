@@ -1,37 +1,22 @@
 // `heddle plan`: what a model takes at each size, before a weight is read.
-import { gpuProfiles } from '../planning/gpus'
 import { planTensorParallel } from '../planning/plan'
 import type { SizePlan, TensorParallelPlan } from '../planning/plan'
-import { choice, number, parseOptions, text, UsageError } from './arguments'
+import { parseFlags, readFlags } from './flags'
+import { modelName } from './loading'
+import { jsonFlag, modelFlag, planFlags } from './options'
 import { bytes } from './quantities'
 
-const options = {
-  model: { type: 'string' },
-  tp: { type: 'string' },
-  gpu: { type: 'string' },
-  dtype: { type: 'string' },
-  revision: { type: 'string' },
-  explain: { type: 'boolean' },
-  json: { type: 'boolean' }
-} as const
-
 export async function plan(args: string[]): Promise<number> {
-  const values = parseOptions(args, options)
-  const model = text(values, 'model')
-  if (model === undefined) throw new UsageError('--model NAME is missing')
-  const tpSize = number(values, 'tp')
-  const gpu = choice(values, 'gpu', gpuProfiles.map(({ name }) => name))
-  const dtype = choice(values, 'dtype', ['auto', 'float32', 'bfloat16', 'float16'] as const)
-  const revision = text(values, 'revision')
-  const given = { ...(tpSize !== undefined && { tpSize }), ...(gpu && { gpu }), ...(dtype && { dtype }), ...(revision !== undefined && { revision }), explain: values.explain === true }
-  const found = await planTensorParallel(model, given)
+  const values = parseFlags(args, modelFlag, planFlags, jsonFlag)
+  const found = await planTensorParallel(modelName(values), readFlags(values, planFlags))
   process.stdout.write(values.json ? `${JSON.stringify(found)}\n` : table(found))
   return found.refused ? 1 : 0
 }
 
-function table({ modelType, dtype, validSizes, sizes, refused }: TensorParallelPlan): string {
+function table({ modelType, dtype, validSizes, sizes, refused, warnings = [] }: TensorParallelPlan): string {
   const head = [`${modelType}, ${dtype}; valid sizes: ${validSizes.join(', ')}`]
   if (refused) head.push(`size ${refused.tpSize}: ${refused.why}; nearest: ${refused.nearest.join(', ')}`)
+  head.push(...warnings.map((warning) => `warning: ${warning}`))
   const predicted = sizes[0]?.predicted
   const titles = ['size', 'weights of a rank', 'cache per 1k tokens', 'workspace at most', 'all-reduces', 'bytes a token',
     ...(predicted ? ['decode tok/s', 'prefill tok/s', 'room for tokens'] : [])]

@@ -1,17 +1,17 @@
 // `heddle verify`: compares a model at several sizes, module by module. Exit code 0 where nothing departs, else 1.
 import { verifyTensorParallel } from '../generation/verify'
 import type { Verification } from '../generation/verify'
-import { modelArguments, modelOptions, number, numbers, parseOptions, text, UsageError } from './arguments'
+import { parseFlags, readFlags, UsageError } from './flags'
+import { modelName, withDownloadLine } from './loading'
+import { jsonFlag, modelFlag, verifyFlags } from './options'
 
 export async function verify(args: string[]): Promise<number> {
-  const values = parseOptions(args, { ...modelOptions, prompt: { type: 'string' }, tolerance: { type: 'string' }, json: { type: 'boolean' } })
-  const sizes = numbers(values, 'tp') ?? [1, 2]
-  if (sizes.length < 2) throw new UsageError(`--tp expects at least two sizes such as 1,2,4, got ${sizes.join(',')}`)
-  if (values.devices !== undefined) throw new UsageError('--devices is for one size; verify takes the first GPUs')
-  const { model, options } = modelArguments({ ...values, tp: undefined })
-  const prompt = text(values, 'prompt')
-  const tolerance = number(values, 'tolerance')
-  const found = await verifyTensorParallel(model, { ...options, sizes, ...(prompt !== undefined && { prompt }), ...(tolerance !== undefined && { tolerance }) })
+  const values = parseFlags(args, modelFlag, verifyFlags, jsonFlag)
+  const model = modelName(values)
+  const options = readFlags(values, verifyFlags)
+  const { sizes = [] } = options
+  if (options.sizes && sizes.length < 2) throw new UsageError(`--tp expects at least two sizes such as 1,2,4, got ${sizes.join(',')}`)
+  const found = await verifyTensorParallel(model, withDownloadLine(options))
   process.stdout.write(values.json ? `${JSON.stringify(found)}\n` : report(found))
   return found.passed ? 0 : 1
 }

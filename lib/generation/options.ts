@@ -48,7 +48,7 @@ export interface Context {
   defaults: GenerationConfig
 }
 
-const knownOptions: readonly (keyof BatchOptions)[] = [
+export const generateOptions: readonly (keyof BatchOptions)[] = [
   'maxNewTokens',
   'minNewTokens',
   'doSample',
@@ -75,7 +75,7 @@ const maxAnswers = 1024
 
 /** Throws `invalid_argument` that names the option. */
 export function checkGenerateOptions(options: BatchOptions): void {
-  checkOptions('generate', options, knownOptions)
+  checkOptions('generate', options, generateOptions)
   const { maxNewTokens, minNewTokens = 0, stop, stopTokenIds, ignoreEos, n = 1, logprobs = 0, echo, signal } = options
   if (maxNewTokens !== undefined) checkPositive('generate', { maxNewTokens })
   checkInteger('minNewTokens', minNewTokens, 0, maxNewTokens ?? Number.MAX_SAFE_INTEGER)

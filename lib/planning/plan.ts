@@ -83,6 +83,7 @@ export interface TensorParallelPlan {
 }
 
 const where = 'planTensorParallel'
+export const planOptions = ['tpSize', 'dtype', 'gpu', 'expertParallel', 'strict', 'tpPlan', 'explain', 'revision'] as const
 const prefillTokens = 2048
 const usableMemory = 0.9
 const limits = { maxTokens: 2048, maxSequences: 64 }
@@ -195,7 +196,7 @@ async function sourceOf(model: unknown, { dtype = 'auto', revision }: PlanOption
 }
 
 function checkPlanOptions(options: PlanOptions): PlanOptions {
-  checkOptions(where, options, ['tpSize', 'dtype', 'gpu', 'expertParallel', 'strict', 'tpPlan', 'explain', 'revision'])
+  checkOptions(where, options, planOptions)
   const { tpSize, dtype = 'auto', gpu, expertParallel, strict, explain } = options
   checkFlags(where, { expertParallel, strict, explain })
   if (tpSize !== undefined && !(Number.isInteger(tpSize) && tpSize >= 1 && tpSize <= maxGroupSize))

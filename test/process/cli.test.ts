@@ -117,6 +117,42 @@ describe('generate', () => {
       await rm(folder, { recursive: true })
     }
   })
+
+  test('--n: several answers, of which the first is that of one', async () => {
+    const options = ['generate', '--model', tinyModel, '--prompt', 'Once', '--max-new-tokens', '4', '--temperature', '1', '--seed', '3']
+    const [one, three, texts] = await Promise.all([heddle([...options, '--json']), heddle([...options, '--n', '3', '--json']), heddle([...options, '--n', '3'])])
+    const { text, tokenIds, finishReason, promptTokens } = JSON.parse(one.stdout)
+    const { answers, ...shared } = JSON.parse(three.stdout)
+    expect(answers).toHaveLength(3)
+    expect(answers[0]).toEqual({ text, tokenIds, finishReason })
+    expect(shared).toMatchObject({ promptTokens, tp: 1 })
+    expect(texts.stdout).toBe(`${answers.map((answer: { text: string }) => `${answer.text}\n`).join('\n')}`)
+  })
+
+  test('--tp-plan, --expert-parallel, --strict and --max-tokens reach the model', async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), 'heddle-cli-'))
+    try {
+      const file = path.join(folder, 'plan.json')
+      await writeFile(file, JSON.stringify({ 'layers.*': 'replicate', embed_tokens: 'replicate', lm_head: 'replicate' }))
+      const whole = await heddle(['info', '--model', tinyModel, '--tp', '2', '--tp-plan', file, '--max-tokens', '64', '--json'])
+      const one = await heddle(['info', '--model', tinyModel, '--json'])
+      expect(JSON.parse(whole.stdout)).toMatchObject({ cacheTokens: 64 })
+      expect(JSON.parse(whole.stdout).ranks[1].weightBytes).toBe(JSON.parse(one.stdout).ranks[0].weightBytes)
+      const explained = await heddle(['plan', '--model', tinyModel, '--tp', '2', '--tp-plan', file, '--explain'])
+      expect(explained.stdout).toMatch(/model\.layers\.\*\.mlp\.up_proj\.weight +replicate/)
+      await writeFile(file, JSON.stringify({ 'layers.*.mlp': 'replicate' }))
+      expect((await heddle(['plan', '--model', tinyModel, '--tp', '2', '--tp-plan', file])).stdout).toMatch(/^warning: tpPlan: no rule for "layers\.\*\.self_attn\.q_proj"/m)
+      await writeFile(file, JSON.stringify({ 'layers.*.mlp': 'sideways' }))
+      expect(await heddle(['generate', '--model', tinyModel, '--prompt', 'x', '--tp-plan', file])).toMatchObject({ code: 1, stderr: expect.stringContaining('"sideways"') })
+    } finally {
+      await rm(folder, { recursive: true })
+    }
+    const strict = await heddle(['generate', '--model', tinyModel, '--tp', '3', '--strict', '--prompt', 'x'])
+    expect(strict).toMatchObject({ code: 1, stderr: expect.stringMatching(/valid sizes: 1, 2, 4/) })
+    const experts = (...args: string[]) => heddle(['plan', '--model', golden('qwen3-moe'), '--tp', '2', '--explain', ...args])
+    expect((await experts('--expert-parallel')).stdout).toContain('grouped_gemm')
+    expect((await experts('--no-expert-parallel')).stdout).not.toContain('grouped_gemm')
+  })
 })
 
 describe('chat', () => {
@@ -196,6 +232,8 @@ describe('wrong usage: exit code 2, stdout empty', () => {
       /--temperature expects a number/
     ],
     ['an unknown device', ['info', '--device', 'tpu'], /--device expects auto, cpu, cuda/],
+    ['several answers in a chat', ['chat', '--model', tinyModel, '--n', '2'], /--n is no option here: a chat has one answer/],
+    ['what only a model has, without one', ['info', '--strict'], /strict is said of a model, and --model NAME is missing/],
     ['devices that are no numbers', ['info', '--devices', '0,x'], /--devices expects numbers such as 0,1, got "0,x"/],
     ['an unknown communicator', ['info', '--communicator', 'mpi'], /--communicator expects auto, local, nccl/],
     ['an unknown dtype', ['chat', '--model', tinyModel, '--dtype', 'int4'], /--dtype expects/]
