@@ -1,5 +1,5 @@
 // The ranks that share one model: size, device, data type. Everything that holds memory or runs belongs to one group and ends with it.
-import { checkOptions } from './checks'
+import { checkFlags, checkOptions } from './checks'
 import { HeddleError, invalidArgument } from './errors'
 import { cpuInfo, cudaInfo, NativeGroup } from './native'
 import type { CommunicatorChoice, CudaDevice, CudaInfo, DType, HostTensor, RankInfo, Ranks, TensorSpec } from './native'
@@ -30,6 +30,11 @@ export interface OpenGroupOptions {
   collectiveTimeoutMs?: number
   /** of weights and compute: `float32` keeps a 16-bit checkpoint's own weights, exactly */
   dtype?: DType
+  /**
+   * results do not depend on the number of ranks, bit for bit: sums are taken in the same pieces and the same order at sizes 1, 2, 4 and 8,
+   * the only ones then. Slower. Default false
+   */
+  reproducible?: boolean
   /** where the ranks live: threads of this process, or a process each */
   host?: 'thread' | 'process'
 }
@@ -38,6 +43,8 @@ export interface GroupInfo {
   size: number
   device: 'cpu' | 'cuda'
   dtype: DType
+  /** whether results are the same at every size */
+  reproducible: boolean
   /** why this device was chosen */
   reason: string
   /** what the ranks talk over */
@@ -51,6 +58,8 @@ export interface GroupInfo {
 }
 
 export const maxGroupSize = 64
+/** sizes of a group with `reproducible` */
+export const reproducibleSizes: readonly number[] = [1, 2, 4, 8]
 const longestTimeout = 2 ** 31 - 1
 const deviceNames = ['auto', 'cpu', 'cuda'] as const
 export const dtypes = ['float32', 'bfloat16', 'float16'] as const
@@ -61,7 +70,7 @@ const communicators = ['auto', 'local', 'nccl'] as const
 export async function openGroup(options: OpenGroupOptions): Promise<Group> {
   const { device, ...checked } = checkedOptions(options)
   const open = async (device: 'cpu' | 'cuda', reason: string): Promise<Group> => {
-    return new Group(await NativeGroup.open({ ...checked, device }), device, checked.dtype, reason)
+    return new Group(await NativeGroup.open({ ...checked, device }), device, checked.dtype, reason, checked.reproducible)
   }
   if (device !== 'auto') return open(device, 'asked for')
   const reason = whyNoGpus(checked.size, cudaInfo(false))
@@ -81,14 +90,16 @@ function whyNoGpus(size: number, { usable, reason, devices }: CudaInfo): string 
 interface CheckedOptions extends Pick<OpenGroupOptions, 'size' | 'devices' | 'communicator' | 'collectiveTimeoutMs'> {
   device: Device
   dtype: DType
+  reproducible: boolean
 }
 
 function checkedOptions(options: OpenGroupOptions): CheckedOptions {
-  checkOptions('openGroup', options, ['size', 'device', 'devices', 'dtype', 'host', 'communicator', 'collectiveTimeoutMs'])
-  const { size, dtype = 'float32', host = 'thread', devices, communicator, collectiveTimeoutMs } = options
+  checkOptions('openGroup', options, ['size', 'device', 'devices', 'dtype', 'host', 'communicator', 'collectiveTimeoutMs', 'reproducible'])
+  const { size, dtype = 'float32', host = 'thread', devices, communicator, collectiveTimeoutMs, reproducible = false } = options
   if (!Number.isInteger(size) || size < 1 || size > maxGroupSize) {
     throw invalidArgument('openGroup: size', `an integer from 1 to ${maxGroupSize}`, size)
   }
+  checkReproducible('openGroup', size, reproducible)
   const asked = options.device ?? 'auto'
   checkChoice('device', deviceNames, asked)
   const device = asked === 'auto' && (devices !== undefined || communicator === 'nccl') ? 'cuda' : asked // who names GPUs means them
@@ -102,10 +113,19 @@ function checkedOptions(options: OpenGroupOptions): CheckedOptions {
     size,
     device,
     dtype,
+    reproducible,
     ...(devices && { devices }),
     ...(communicator && { communicator }),
     ...(collectiveTimeoutMs !== undefined && { collectiveTimeoutMs })
   }
+}
+
+/** Throws `invalid_argument` with the sizes that `reproducible` allows; they divide the eight pieces that sums are taken in. */
+export function checkReproducible(where: string, size: number, reproducible: boolean | undefined): void {
+  checkFlags(where, { reproducible })
+  if (!reproducible || reproducibleSizes.includes(size)) return
+  const text = `${where}: expected a size of ${reproducibleSizes.join(', ')} with reproducible, got ${size}`
+  throw new HeddleError('invalid_argument', text, { details: { size, validSizes: [...reproducibleSizes] } })
 }
 
 function checkDevices(size: number, device: Device, devices: readonly number[]): void {
@@ -137,7 +157,9 @@ export class Group implements AsyncDisposable {
     readonly native: Ranks,
     readonly device: 'cpu' | 'cuda',
     readonly dtype: DType,
-    readonly reason: string
+    readonly reason: string,
+    /** whether results are the same at every size: see `OpenGroupOptions` */
+    readonly reproducible = false
   ) {
     const { devices, communicator } = native.placement()
     this.size = native.size
@@ -171,8 +193,8 @@ export class Group implements AsyncDisposable {
 
   /** What the ranks are and hold at this moment. */
   info(): GroupInfo {
-    const { size, device, dtype, reason, communicator } = this
-    return { size, device, dtype, reason, communicator, isa: cpuInfo().isa, ...this.#cudaFacts(), ranks: this.native.info() }
+    const { size, device, dtype, reproducible, reason, communicator } = this
+    return { size, device, dtype, reproducible, reason, communicator, isa: cpuInfo().isa, ...this.#cudaFacts(), ranks: this.native.info() }
   }
 
   #cudaFacts(): Pick<GroupInfo, 'gpus' | 'cuda'> {

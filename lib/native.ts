@@ -121,6 +121,7 @@ export interface GroupOptions {
   dtype: DType
   communicator?: CommunicatorChoice
   collectiveTimeoutMs?: number
+  reproducible?: boolean
 }
 
 /** Where the ranks run, one GPU each (none on the CPU), and what they talk over. */

@@ -19,7 +19,7 @@ GroupParts cpu_parts(const GroupOptions& options, GroupPlacement& placement) {
   placement.communicator = "local";
   GroupParts parts;
   parts.communicators = comm::create_local(options.size, {options.collective_timeout});
-  parts.create_backend = [dtype = options.dtype](int) { return cpu::create_backend(dtype); };
+  parts.create_backend = [dtype = options.dtype, reproducible = options.reproducible](int) { return cpu::create_backend(dtype, reproducible); };
   return parts;
 }
 
@@ -34,12 +34,14 @@ void expect_success(int code, const std::string& text) {
 }
 
 GroupParts cuda_parts(const GroupOptions& options, GroupPlacement& placement) {
+  if (options.reproducible) throw Error(ErrorCode::unavailable, "openGroup: reproducible: expected ranks on the CPU, got ranks on GPUs");
   const BackendFunctions& cuda = cuda_functions(options.cuda, "openGroup");
   HostCommunicators host;
   for (auto& communicator : comm::create_local(options.size, {options.collective_timeout})) host.push_back(std::move(communicator));
   OpenedRanks ranks;
   std::string text;
-  const RankOptions wanted = {options.devices, options.size, options.dtype, options.communicator, options.collective_timeout};
+  const RankOptions wanted = {options.devices, options.size, options.dtype, options.communicator, options.collective_timeout,
+                              options.reproducible};
   expect_success(cuda.open_ranks(wanted, host, ranks, text), text);
   placement = {std::move(ranks.devices), std::move(ranks.communicator)};
   GroupParts parts;

@@ -19,6 +19,7 @@ struct GroupOptions {
   DType dtype = DType::float32;
   CommunicatorChoice communicator = CommunicatorChoice::automatic;
   std::chrono::milliseconds collective_timeout = kCollectiveTimeout;  // then `timeout`, naming the ranks that are missing
+  bool reproducible = false;                          // results do not depend on the number of ranks
   CudaSearch cuda;
 };
 

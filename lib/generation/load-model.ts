@@ -2,7 +2,7 @@
 // Rule: what can be refused is refused before a weight is read, and whatever fails leaves nothing behind.
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { invalidArgument } from '../errors'
-import { cudaMemory, dtypes, maxGroupSize, openGroup } from '../group'
+import { checkReproducible, cudaMemory, dtypes, maxGroupSize, openGroup } from '../group'
 import type { Group, OpenGroupOptions } from '../group'
 import { modelFolder } from '../hub/fetch-model'
 import type { DownloadProgress } from '../hub/fetch-model'
@@ -28,7 +28,7 @@ import { Runtime, stepLimits } from './runtime'
 
 type DType = NonNullable<OpenGroupOptions['dtype']>
 
-export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host' | 'communicator' | 'collectiveTimeoutMs'> {
+export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'devices' | 'host' | 'communicator' | 'collectiveTimeoutMs' | 'reproducible'> {
   /** ranks, at most as many as query heads. Default 1 */
   tpSize?: number
   /** refuse a `tpSize` that does not divide the heads and the width of the MLP, with the valid ones. Default false: uneven parts */
@@ -63,7 +63,7 @@ export interface LoadedModel {
 }
 
 const where = 'AutoModelForCausalLM.fromPretrained'
-const groupOptions = ['device', 'devices', 'host', 'communicator', 'collectiveTimeoutMs'] as const
+const groupOptions = ['device', 'devices', 'host', 'communicator', 'collectiveTimeoutMs', 'reproducible'] as const
 const ownOptions = ['tpSize', 'strict', 'tpPlan', 'expertParallel', 'dtype', 'maxTokens', 'gpuMemoryUtilization', 'prefixReuse', 'revision', 'onProgress']
 export const pretrainedOptions: readonly string[] = [...ownOptions, ...groupOptions, 'signal']
 
@@ -153,6 +153,7 @@ function checkArguments(folder: unknown, options: PretrainedOptions): void {
   const { tpSize = 1, tpPlan = 'auto', dtype = 'auto', maxTokens, gpuMemoryUtilization, onProgress, signal } = options
   if (!Number.isInteger(tpSize) || tpSize < 1 || tpSize > maxGroupSize)
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
+  checkReproducible(where, tpSize, options.reproducible)
   parsePlan(where, tpPlan)
   checkFlags(where, { strict: options.strict, expertParallel: options.expertParallel, prefixReuse: options.prefixReuse })
   if (dtype !== 'auto' && !dtypes.includes(dtype))

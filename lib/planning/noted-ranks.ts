@@ -40,9 +40,9 @@ export class NotedRanks implements Ranks {
   }
 }
 
-export function notedGroup(size: number, dtype: DType): { group: Group; notes: NotedRanks } {
+export function notedGroup(size: number, dtype: DType, reproducible = false): { group: Group; notes: NotedRanks } {
   const notes = new NotedRanks(size)
-  return { notes, group: new Group(notes, 'cpu', dtype, 'planned') }
+  return { notes, group: new Group(notes, 'cpu', dtype, 'planned', reproducible) }
 }
 
 const notHere = (): HeddleError => new HeddleError('unavailable', 'plan: expected ranks that compute, got ranks that only take notes')

@@ -61,6 +61,8 @@ GroupOptions parse_group_options(const Napi::Value& value) {
   if (!timeout.IsUndefined()) {
     options.collective_timeout = std::chrono::milliseconds(read_integer(timeout, 1, INT32_MAX, "openGroup: collectiveTimeoutMs"));
   }
+  const Napi::Value reproducible = object.Get("reproducible");
+  if (!reproducible.IsUndefined()) options.reproducible = read_flag(reproducible, "openGroup: reproducible");
   const Napi::Value cuda = object.Get("cuda");
   if (!cuda.IsUndefined()) options.cuda = parse_cuda_search(cuda);
   const Napi::Value devices = object.Get("devices");

@@ -34,6 +34,10 @@ class Attributes {
     return result;
   }
 
+  std::vector<int32_t> optional_integers(const std::string& name) const {
+    return node_.lists.contains(name) ? integers(name) : std::vector<int32_t>{};
+  }
+
   const std::string& text(const std::string& name) const {
     const auto found = node_.texts.find(name);
     if (found == node_.texts.end()) missing(name, "a text");

@@ -65,10 +65,21 @@ struct RouteSpec {
   bool normalized = false;                            // the weights of a row add up to one
 };
 
+// A contraction in pieces, for results that do not depend on the number of ranks: every piece is a sum in float32 of its own, and the sums
+// are added as core/sum_tree.h says. Widths in order from column 0 on; a piece of width 0 is +0, and columns behind the last piece are
+// padding that counts nowhere. Empty: one piece, all of it.
+using Chunks = std::vector<int64_t>;
+
+struct LinearSpec {
+  Chunks chunks = {};                                 // of the width of x
+};
+
 struct ExpertsSpec {
   int64_t first_expert = 0;                           // column of the routing for the first expert of this rank
   int64_t experts_per_token = 0;                      // weights of a row that are not 0, at most, over all ranks
   Activation activation = Activation::silu;
+  Chunks chunks = {};                                 // of the inner width; within a piece experts are added in ascending order
+  Chunks expert_chunks = {};                          // of this rank's experts, not both: within a piece likewise
 };
 
 struct SampleSpec {
@@ -97,7 +108,7 @@ class Backend {
 
   // Every y may be the same memory as x where widths agree, except for linear, slice, gated, experts and attention.
   virtual void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) = 0;  // foreign ids: zero rows
-  virtual void linear(View x, const Tensor& weight, View y) = 0;              // y = x · weightᵀ; weight [out, in]
+  virtual void linear(View x, const Tensor& weight, const LinearSpec& spec, View y) = 0;  // y = x · weightᵀ; weight [out, in]
   virtual void add_bias(View x, const Tensor& bias, View y) = 0;
   virtual void add(View a, View b, View y) = 0;
   virtual void slice(View x, int64_t start, View y) = 0;                      // columns [start, start + y.width)

@@ -84,6 +84,7 @@ struct RankOptions {
   DType dtype = DType::float32;
   CommunicatorChoice communicator = CommunicatorChoice::automatic;
   std::chrono::milliseconds collective_timeout = kCollectiveTimeout;
+  bool reproducible = false;                          // results do not depend on the number of ranks
 };
 
 // The ranks' communicators of host memory, in rank order: for exchange, barriers and aborts.

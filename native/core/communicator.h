@@ -17,12 +17,12 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // x := sum over the ranks, in fp32 and in rank order, so that every rank gets the same bits.
+  // x := sum over the ranks, in fp32 and in the order of core/sum_tree.h, so that every rank gets the same bits.
   virtual void all_reduce(View x) = 0;
   // y[row] = x of rank 0 [row] | x of rank 1 [row] | …; widths[rank] elements from each. Where there is one row, x may
   // be its own part of y.
   virtual void all_gather(View x, const std::vector<int64_t>& widths, View y) = 0;
-  // y := this rank's columns of the sum of x over the ranks, in fp32 and in rank order: x is [rows, sum of widths], y
+  // y := this rank's columns of the sum of x over the ranks, in the same order: x is [rows, sum of widths], y
   // [rows, widths[rank]], and rank r keeps the columns behind those of ranks 0 … r - 1. Where x has one row, y may be
   // those columns of x themselves; the rest of x is left as it is.
   virtual void reduce_scatter(View x, const std::vector<int64_t>& widths, View y) = 0;

@@ -83,6 +83,9 @@ Activation activation_named(const std::string& kind) {
   invalid("activation kind must be gelu, gelu_tanh, relu or silu, got " + kind);
 }
 
+// Pieces of a contraction on one rank: eight at most are in use.
+constexpr size_t kMaxChunks = 64;
+
 // Turns one node into its compiled form; `made` are the nodes before it.
 class NodeCompiler {
  public:
@@ -153,6 +156,7 @@ class NodeCompiler {
       case Op::linear:
         expect_width("linear: weight [out, in] against its input", needed(0).width(), input(0).width);
         expect_width("linear: weight [out, in] against its result", needed(0).rows(), node_.width);
+        result_->linear.chunks = chunks("chunks", input(0).width);
         break;
       case Op::add_bias:
         expect_vector(needed(0), node_.width, "addBias");
@@ -219,9 +223,25 @@ class NodeCompiler {
     invalid("expected expertsPerToken from 1 to " + std::to_string(experts) + ", got " + std::to_string(count));
   }
 
+  // Pieces of `length` elements: see Chunks.
+  Chunks chunks(const char* name, int64_t length) const {
+    Chunks pieces;
+    int64_t sum = 0;
+    for (const int32_t piece : attributes_.optional_integers(name)) {
+      if (piece < 0) invalid(std::string(name) + ": expected pieces of at least 0, got " + std::to_string(piece));
+      pieces.push_back(piece);
+      sum += piece;
+    }
+    if (pieces.size() > kMaxChunks) invalid(std::string(name) + ": expected at most " + std::to_string(kMaxChunks) + " pieces");
+    if (sum > length) invalid(std::string(name) + ": expected a sum of at most " + std::to_string(length) + ", got " + std::to_string(sum));
+    return pieces;
+  }
+
   void resolve_experts() {
     const int64_t all = input(1).width;
-    result_->experts = {attributes_.integer("firstExpert"), experts_per_token(all), activation_named(attributes_.text("kind"))};
+    result_->experts.first_expert = attributes_.integer("firstExpert");
+    result_->experts.experts_per_token = experts_per_token(all);
+    result_->experts.activation = activation_named(attributes_.text("kind"));
     expect_width("experts", input(0).width, node_.width);
     expect_width("experts: gateUp against its input", needed(0).width(), node_.width);
     if (input(0).by_sequence != input(1).by_sequence) invalid("experts: one input has token rows, the other sequence rows");
@@ -233,6 +253,9 @@ class NodeCompiler {
               std::to_string(node_.width) + ", got " + std::to_string(needed(0).rows()) + " rows, and " +
               std::to_string(needed(1).rows()) + " of " + std::to_string(inner));
     }
+    result_->experts.chunks = chunks("chunks", inner);
+    result_->experts.expert_chunks = chunks("expertChunks", held);
+    if (!result_->experts.chunks.empty() && !result_->experts.expert_chunks.empty()) invalid("experts: expected chunks or expertChunks, got both");
     const int64_t first = result_->experts.first_expert;
     if (first < 0 || first > all - held) {
       invalid("experts: expected experts within the " + std::to_string(all) + " of the routing, got " + std::to_string(held) + " from " +

@@ -22,6 +22,7 @@ struct CompiledNode {
   float eps = 0;
   int64_t start = 0;                                  // slice
   EmbedSpec embed;
+  LinearSpec linear;
   Activation activation = Activation::silu;
   RouteSpec route;
   ExpertsSpec experts;

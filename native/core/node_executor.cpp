@@ -62,7 +62,7 @@ void NodeExecutor::execute(const CompiledNode& node, View y, const Step& step, c
   switch (node.op) {
     case Op::input: return upload_input(step.inputs.at(node.name), y);
     case Op::embed: return backend_.embed(view, *tensor(0), node.embed, y);
-    case Op::linear: return backend_.linear(x(0), *tensor(0), y);
+    case Op::linear: return backend_.linear(x(0), *tensor(0), node.linear, y);
     case Op::add_bias: return backend_.add_bias(x(0), *tensor(0), y);
     case Op::add: return backend_.add(x(0), x(1), y);
     case Op::all_reduce: return all_reduce(x(0), y);

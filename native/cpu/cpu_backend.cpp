@@ -11,7 +11,9 @@
 
 namespace heddle::cpu {
 
-std::unique_ptr<Backend> create_backend(DType compute) { return std::make_unique<CpuBackend>(compute); }
+std::unique_ptr<Backend> create_backend(DType compute, bool reproducible) {
+  return std::make_unique<CpuBackend>(compute, reproducible);
+}
 
 std::string CpuBackend::description() const { return std::string("cpu (") + name_of(cpu_isa()) + ")"; }
 
@@ -34,7 +36,7 @@ void CpuBackend::embed(const StepView& step, const Tensor& weight, const EmbedSp
   cpu::embed(step, weight, spec, y);
 }
 
-void CpuBackend::linear(View x, const Tensor& weight, View y) {
+void CpuBackend::linear(View x, const Tensor& weight, const LinearSpec&, View y) {
   cpu::linear({x.floats(), weight.buffer.data(), weight.dtype, y.floats(), x.rows, x.width, y.width,
                compute_ == DType::bfloat16},
               linear_scratch_);

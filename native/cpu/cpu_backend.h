@@ -13,11 +13,12 @@
 namespace heddle::cpu {
 
 // `compute` bfloat16: linear layers round their inputs to bfloat16; all other arithmetic is float32 all the same.
-std::unique_ptr<Backend> create_backend(DType compute);
+// `reproducible`: no result depends on how many columns or heads this rank has, or on their places.
+std::unique_ptr<Backend> create_backend(DType compute, bool reproducible = false);
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(DType compute) : compute_(compute) {}
+  CpuBackend(DType compute, bool reproducible) : compute_(compute), reproducible_(reproducible) {}
 
   std::string description() const override;
   Buffer allocate(size_t bytes) override;
@@ -27,7 +28,7 @@ class CpuBackend final : public Backend {
   StepView begin_step(const Step& step) override;
 
   void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) override;
-  void linear(View x, const Tensor& weight, View y) override;
+  void linear(View x, const Tensor& weight, const LinearSpec& spec, View y) override;
   void add_bias(View x, const Tensor& bias, View y) override;
   void add(View a, View b, View y) override;
   void slice(View x, int64_t start, View y) override;
@@ -48,6 +49,7 @@ class CpuBackend final : public Backend {
 
  private:
   DType compute_;
+  bool reproducible_;
   StepState step_;
   RotaryCache rotary_;
   AttentionScratch attention_scratch_;

@@ -91,7 +91,7 @@ void CudaBackend::embed(const StepView&, const Tensor& weight, const EmbedSpec& 
   cuda::embed(device_, step_, weight, spec, y);
 }
 
-void CudaBackend::linear(View x, const Tensor& weight, View y) {
+void CudaBackend::linear(View x, const Tensor& weight, const LinearSpec&, View y) {
   LinearCall call;
   call.x = x;
   call.weight = &weight;

@@ -34,7 +34,7 @@ class CudaBackend final : public Backend {
   StepView begin_step(const Step& step) override;
 
   void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) override;
-  void linear(View x, const Tensor& weight, View y) override;
+  void linear(View x, const Tensor& weight, const LinearSpec& spec, View y) override;
   void add_bias(View x, const Tensor& bias, View y) override;
   void add(View a, View b, View y) override;
   void slice(View x, int64_t start, View y) override;

@@ -46,7 +46,7 @@ class FakeBackend : public Backend {
   }
 
   void embed(const StepView&, const Tensor&, const EmbedSpec&, View) override {}
-  void linear(View, const Tensor&, View) override {}
+  void linear(View, const Tensor&, const LinearSpec&, View) override {}
   void add_bias(View, const Tensor&, View) override {}
   void add(View, View, View) override {}
   void rms_norm(View, const Tensor&, float, View) override {}

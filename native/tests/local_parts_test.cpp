@@ -10,6 +10,7 @@
 #include "core/dtype.h"
 #include "local_ranks.h"
 #include "test.h"
+#include "tree_sum.h"
 
 namespace heddle::test {
 namespace {
@@ -50,7 +51,7 @@ struct Split {
   int64_t first(int rank) const { return std::accumulate(widths.begin(), widths.begin() + rank, int64_t{0}); }
 };
 
-// In float32 and in rank order, rounded once.
+// In float32 and by the tree, rounded once.
 std::vector<float> sum_of_part(int rank, const Split& split, uint64_t seed, DType dtype) {
   std::vector<float> part;
   std::vector<std::vector<float>> inputs;
@@ -60,9 +61,9 @@ std::vector<float> sum_of_part(int rank, const Split& split, uint64_t seed, DTyp
   for (int64_t row = 0; row < split.rows; ++row) {
     for (int64_t column = 0; column < split.widths[static_cast<size_t>(rank)]; ++column) {
       const auto at = static_cast<size_t>(row * split.total() + split.first(rank) + column);
-      float sum = inputs[0][at];
-      for (size_t peer = 1; peer < inputs.size(); ++peer) sum += inputs[peer][at];
-      part.push_back(sum);
+      std::vector<float> terms;
+      for (const auto& input : inputs) terms.push_back(input[at]);
+      part.push_back(tree_sum(terms));
     }
   }
   return part;
@@ -115,7 +116,7 @@ int64_t count_at(uint64_t round) {
 
 }  // namespace
 
-HEDDLE_TEST(local_reduce_scatter_equals_the_sum_in_rank_order_bit_by_bit) {
+HEDDLE_TEST(local_reduce_scatter_equals_the_sum_by_the_tree_bit_by_bit) {
   for (int size = 1; size <= 8; ++size) {
     for (const DType dtype : kTypes) {
       Communicators communicators = create_local(size);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/sum_tree.h"
+
 namespace heddle::comm {
 
 namespace {
@@ -16,7 +18,7 @@ void add_two(Floats a, Floats b, float* __restrict__ y, size_t count) {
 }
 
 void add_four(Floats a, Floats b, Floats c, Floats d, float* __restrict__ y, size_t count) {
-  for (size_t i = 0; i < count; ++i) y[i] = ((a[i] + b[i]) + c[i]) + d[i];
+  for (size_t i = 0; i < count; ++i) y[i] = (a[i] + b[i]) + (c[i] + d[i]);
 }
 
 // y += a, in place
@@ -24,41 +26,47 @@ void accumulate(Floats a, float* __restrict__ y, size_t count) {
   for (size_t i = 0; i < count; ++i) y[i] += a[i];
 }
 
-void sum_floats(const std::vector<const void*>& sources, size_t start, size_t count, float* y) {
-  const auto at = [&](size_t source) { return static_cast<const float*>(sources[source]) + start; };
-  size_t next = 2;
-  if (sources.size() >= 4) {
-    add_four(at(0), at(1), at(2), at(3), y, count);
-    next = 4;
-  } else if (sources.size() >= 2) {
-    add_two(at(0), at(1), y, count);
-  } else {
-    std::copy_n(at(0), count, y);
-  }
-  for (; next < sources.size(); ++next) accumulate(at(next), y, count);
-}
+// Elements [start, start + count) of some sources; `count` is kChunk at most.
+struct Chunk {
+  const std::vector<const void*>& sources;
+  DType dtype;
+  size_t start;
+  size_t count;
 
-void sum_halves(const std::vector<const void*>& sources, DType dtype, size_t start, size_t count, uint16_t* y) {
-  float total[kChunk];
-  float part[kChunk];
-  const auto at = [&](size_t source) { return static_cast<const uint16_t*>(sources[source]) + start; };
-  convert(at(0), dtype, total, DType::float32, count);
-  for (size_t source = 1; source < sources.size(); ++source) {
-    convert(at(source), dtype, part, DType::float32, count);
-    accumulate(part, total, count);
+  const float* floats(size_t source) const { return static_cast<const float*>(sources[source]) + start; }
+  const uint16_t* halves(size_t source) const { return static_cast<const uint16_t*>(sources[source]) + start; }
+};
+
+// y = sources[first] + … of `source_count` of them, as core/sum_tree.h says.
+void sum_branch(const Chunk& chunk, size_t first, size_t source_count, float* y) {
+  const bool single = chunk.dtype == DType::float32;
+  if (source_count == 1) {
+    if (single) std::copy_n(chunk.floats(first), chunk.count, y);
+    else convert(chunk.halves(first), chunk.dtype, y, DType::float32, chunk.count);
+  } else if (single && source_count == 2) {
+    add_two(chunk.floats(first), chunk.floats(first + 1), y, chunk.count);
+  } else if (single && source_count == 4) {
+    add_four(chunk.floats(first), chunk.floats(first + 1), chunk.floats(first + 2), chunk.floats(first + 3), y, chunk.count);
+  } else {
+    const size_t branch = first_branch(source_count);
+    float second[kChunk];
+    sum_branch(chunk, first, branch, y);
+    sum_branch(chunk, first + branch, source_count - branch, second);
+    accumulate(second, y, chunk.count);
   }
-  convert(total, DType::float32, y, dtype, count);
 }
 
 }  // namespace
 
 void sum(const std::vector<const void*>& sources, DType dtype, size_t count, void* y) {
   for (size_t start = 0; start < count; start += kChunk) {
-    const size_t part = std::min(kChunk, count - start);
+    const Chunk chunk{sources, dtype, start, std::min(kChunk, count - start)};
     if (dtype == DType::float32) {
-      sum_floats(sources, start, part, static_cast<float*>(y) + start);
+      sum_branch(chunk, 0, sources.size(), static_cast<float*>(y) + start);
     } else {
-      sum_halves(sources, dtype, start, part, static_cast<uint16_t*>(y) + start);
+      float total[kChunk];
+      sum_branch(chunk, 0, sources.size(), total);
+      convert(total, DType::float32, static_cast<uint16_t*>(y) + start, dtype, chunk.count);
     }
   }
 }

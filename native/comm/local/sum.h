@@ -1,5 +1,4 @@
-// The arithmetic of all-reduce: sums in float32 and in the order of the sources, so that equal sources give equal bits
-// anywhere.
+// The arithmetic of all-reduce: sums in float32 and in the order of a tree, so that equal sources give equal bits anywhere.
 #pragma once
 #include <cstddef>
 #include <vector>
@@ -8,7 +7,7 @@
 
 namespace heddle::comm {
 
-// y[i] = sources[0][i] + sources[1][i] + … for `count` elements; y overlaps no source.
+// y[i] = the sum of sources[…][i], added as core/sum_tree.h says, for `count` elements; y overlaps no source.
 void sum(const std::vector<const void*>& sources, DType dtype, size_t count, void* y);
 
 }  // namespace heddle::comm
