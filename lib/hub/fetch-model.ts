@@ -1,6 +1,7 @@
 // A model of the Hugging Face hub as a local folder: only the files that heddle reads, small ones first, weights last, into the cache that
 // other libraries use as well. Rule: what this returns is complete.
 import { stat, statfs } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { HeddleError, invalidArgument, messageOf } from '../errors'
 import { isFolder } from '../files'
 import { downloadBlob, reasonOf, statusOf } from './blob-download'
@@ -165,16 +166,14 @@ class ModelFetch {
   }
 
   async #read(file: string, commit: string, start: number): Promise<ReadableStream<Uint8Array>> {
-    const { downloadFile, fileDownloadInfo } = await import('@huggingface/hub')
-    const asked = { repo: this.name, path: file, revision: commit, hubUrl: this.environment.endpoint, fetch: this.#fetch }
-    const info = await fileDownloadInfo(asked)
-    if (!info) throw new HeddleError('unavailable', `${this.name}/${file}: it is no longer on the hub`)
-    if (info.xet) return (await downloadFile({ ...asked, downloadInfo: info }))!.slice(start).stream()
-    // the library's own stream turns every error into a text, and what may pass could no longer be told
-    const response = await this.#fetch(info.url, start === 0 ? {} : { headers: { range: `bytes=${start}-` } })
+    const { endpoint } = this.environment
+    const url = `${endpoint}/${this.name}/resolve/${commit}/${file.split('/').map(encodeURIComponent).join('/')}`
+    // a part of a compressed body would be no part of the file
+    const headers = { 'accept-encoding': 'identity', ...(start > 0 && { range: `bytes=${start}-` }) }
+    const response = await this.#fetch(url, { headers })
     if (response.ok && response.body) return response.body
     await response.body?.cancel()
-    throw new HubAnswer(response.status)
+    throw new HubAnswer(response)
   }
 
   async #checkSpace(files: RemoteFile[]): Promise<void> {
@@ -201,7 +200,8 @@ class ModelFetch {
         const status = statusOf(error)
         const passing = status === undefined || status === 429 || status >= 500
         if (this.options.signal?.aborted || !passing || tries >= 3) throw error
-        await new Promise((resolve) => setTimeout(resolve, pause * 2 ** tries))
+        const wait = error instanceof HubAnswer ? error.retryMilliseconds : undefined
+        await sleep(wait ?? pause * 2 ** tries, undefined, { signal: this.options.signal }).catch(() => {})
       }
     }
   }
@@ -263,11 +263,15 @@ const offline = (name: string, missing: string[]): HeddleError =>
 
 function asHeddleError(name: string, error: unknown, signal: AbortSignal | undefined): HeddleError {
   if (signal?.aborted) return new HeddleError('aborted', `${where}: aborted by its signal`, { cause: signal.reason })
-  if (error instanceof HeddleError) return error
-  const status = statusOf(error)
+  const refusal = error instanceof HeddleError ? error.cause : error
+  const status = statusOf(refusal)
   const details = { details: { status }, cause: error }
-  if (status === 401 || status === 403)
-    return new HeddleError('unavailable', `${name}: the hub refuses access (${status}): it is private or gated, or no such model; set HF_TOKEN`, details)
+  if (status === 401 || status === 403) {
+    const said = messageOf(refusal).replace(/^the hub answers with status \d+(: )?/, '').replace(/\s*\. URL: .*$/s, '')
+    const why = `a private or gated model, or none; set HF_TOKEN to a token of an account that may read it`
+    return new HeddleError('unavailable', `${name}: the hub refuses access (${status}${said && `: ${said}`}): ${why}`, details)
+  }
+  if (error instanceof HeddleError) return error
   if (status === 404) return new HeddleError('invalid_argument', `${where}: expected a model folder or a model on the hub, got ${JSON.stringify(name)}: ${messageOf(error)}`, details)
   return new HeddleError('unavailable', `${name}: no such folder, and the hub cannot be reached: ${reasonOf(error)}`, details)
 }

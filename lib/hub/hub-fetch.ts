@@ -1,4 +1,5 @@
-// fetch as the hub is asked: with the token for the hub alone, an end to silence, and ranges that are honoured.
+// fetch as the hub is asked: with the token for the hub alone, an end to silence, and ranges that are honoured. Files come by plain HTTP from
+// `resolve`, also those in the hub's Xet storage: it redirects to a bridge that serves ranges, so that one way resumes everything.
 import { HeddleError } from '../errors'
 import type { HubEnvironment } from './environment'
 
@@ -7,16 +8,19 @@ export const idleMilliseconds = 30_000
 
 export type Fetch = typeof fetch
 
-/** The server sent the whole file where a part was asked for. */
+/** The server sent something else than the part that was asked for. */
 export class RangeIgnored extends Error {}
 
-/** A status that is no success, and when to come back if the hub says. */
+/** A status that is no success, what the hub says of it, and when to come back if it says that. */
 export class HubAnswer extends Error {
-  constructor(
-    readonly statusCode: number,
-    readonly retryMilliseconds?: number
-  ) {
-    super(`the hub answers with status ${statusCode}`)
+  readonly statusCode: number
+  readonly retryMilliseconds?: number
+
+  constructor({ status, headers }: Response) {
+    const said = headers.get('x-error-message')?.slice(0, 200)
+    super(`the hub answers with status ${status}${said ? `: ${said}` : ''}`)
+    this.statusCode = status
+    this.retryMilliseconds = retryMilliseconds(headers)
   }
 }
 
@@ -32,13 +36,12 @@ export function hubFetch({ endpoint, token }: HubEnvironment, signal: AbortSigna
       const response = await fetch(url, { ...init, headers, signal: AbortSignal.any(signals) })
       if (response.status === 429 || response.status === 503) {
         await response.body?.cancel()
-        throw new HubAnswer(response.status, retryMilliseconds(response))
+        throw new HubAnswer(response)
       }
-      if (response.status === 200 && isLaterRange(headers.get('range'))) {
+      if (response.ok && !startsAt(response, headers.get('range'))) {
         await response.body?.cancel()
         throw new RangeIgnored(`${url.origin} ignores ranges`)
       }
-      if (headers.get('range') === 'bytes=0-0') await dropBody(response) // a question about the file; only the headers are read
       return withIdleTimer(response, idle)
     } catch (error) {
       idle.stop()
@@ -47,17 +50,22 @@ export function hubFetch({ endpoint, token }: HubEnvironment, signal: AbortSigna
   }
 }
 
-/** A range that does not begin the file: the whole file in its place would be taken for the rest of it. */
-const isLaterRange = (range: string | null): boolean => /^bytes=[1-9]/.test(range ?? '')
-
-/** A body that nobody reads would keep its connection. */
-async function dropBody(response: Response): Promise<void> {
-  if (response.ok) await response.body?.cancel()
+/** Whether it begins where it was asked to: the whole file, or another part of it, would else be taken for the rest. */
+function startsAt({ status, headers }: Response, range: string | null): boolean {
+  const start = /^bytes=([1-9]\d*)-/.exec(range ?? '')?.[1]
+  if (start === undefined) return status !== 206
+  const given = headers.get('content-range')
+  return status === 206 && (given === null || given.startsWith(`bytes ${start}-`))
 }
 
-function retryMilliseconds({ headers }: Response): number | undefined {
-  const seconds = Number(headers.get('retry-after') ?? NaN)
-  return seconds >= 0 ? Math.min(seconds, 60) * 1000 : undefined
+const longestWait = 60_000
+
+/** `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), else the reset of the hub's `RateLimit`, such as `"api";r=0;t=55`. */
+function retryMilliseconds(headers: Headers): number | undefined {
+  const after = headers.get('retry-after')
+  const reset = /;\s*t=(\d+)/.exec(headers.get('ratelimit') ?? '')?.[1]
+  const wait = after === null ? Number(reset ?? NaN) * 1000 : /^\d+$/.test(after) ? Number(after) * 1000 : Date.parse(after) - Date.now()
+  return Number.isNaN(wait) ? undefined : Math.min(Math.max(wait, 0), longestWait)
 }
 
 class IdleTimer {

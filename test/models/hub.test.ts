@@ -6,6 +6,7 @@ import { AutoModelForCausalLM } from '../../lib/causal-lm'
 import type { HubEnvironment } from '../../lib/hub/environment'
 import { isHubName, modelFolder } from '../../lib/hub/fetch-model'
 import type { DownloadProgress, FetchModelOptions } from '../../lib/hub/fetch-model'
+import { HubAnswer } from '../../lib/hub/hub-fetch'
 import { AutoTokenizer } from '../../lib/tokenizer/tokenizer'
 import { defaultCommit, gitHash, HubServer, sendContent, sha256 } from '../support/hub-server'
 import type { Fault, HubModel } from '../support/hub-server'
@@ -32,7 +33,7 @@ const weightBlob = (): string => path.join(cache, 'models--org--model/blobs', sh
 /** Lets `count` requests for the weights fail. */
 function failing(count: number, act: Fault): Fault {
   let left = count
-  return (request, response, content) => request.server === 'storage' && request.range !== 'bytes=0-0' && left-- > 0 && act(request, response, content)
+  return (request, response, content) => request.server === 'storage' && left-- > 0 && act(request, response, content)
 }
 
 const breakOff: Fault = ({ range }, response, content) => {
@@ -122,6 +123,57 @@ describe('a model of the hub', () => {
   })
 })
 
+describe('the hub as it is', () => {
+  test('files in its Xet storage come by plain HTTP, uncompressed', async () => {
+    hub.models.set('org/model', small)
+    await fetchModel()
+    expect(hub.requests.some(({ server }) => server === 'storage')).toBe(true)
+    expect(hub.requests.filter(({ path, accept = '' }) => /xet/.test(path + accept))).toEqual([])
+    const files = hub.requests.filter(({ server, path }) => server === 'storage' || path.includes('/resolve/'))
+    expect(new Set(files.map(({ acceptEncoding }) => acceptEncoding))).toEqual(new Set(['identity']))
+  })
+
+  test('a model that was renamed is found by its old name, and the token goes along', async () => {
+    hub.models.set('org/model', { ...small, token: 'hf_secret' })
+    hub.faults = [({ server, path }, response) => {
+      if (server !== 'hub' || !path.includes('old/name')) return false
+      response.writeHead(307, { location: path.replace('old/name', 'org/model') }).end()
+      return true
+    }]
+    const folder = await fetchModel({ environment: environment({ token: 'hf_secret' }) }, 'old/name')
+    expect(sha256(await readFile(path.join(folder, 'model.safetensors')))).toBe(sha256(weights))
+    for (const { server, token } of hub.requests) expect(token).toBe(server === 'hub' ? 'hf_secret' : undefined)
+  })
+
+  test('names of files may have characters that addresses lack', async () => {
+    const name = 'weights of 100% #1?.safetensors'
+    hub.models.set('org/model', { files: { 'config.json': '{}', 'model.safetensors.index.json': JSON.stringify({ weight_map: { a: name } }), [name]: weights } })
+    expect(sha256(await readFile(path.join(await fetchModel(), name)))).toBe(sha256(weights))
+  })
+
+  test('a gated model shows its files and gives them to those who may read it alone', async () => {
+    hub.models.set('org/model', { ...small, gate: 'hf_may' })
+    for (const [token, status] of [[undefined, 401], ['hf_other', 403]] as const) {
+      const message = `org/model: the hub refuses access (${status}: Access to model org/model is restricted.): a private or gated model, or none; set HF_TOKEN`
+      const asked = fetchModel({ environment: environment({ ...(token && { token }) }) })
+      await expect(asked).rejects.toMatchObject({ code: 'unavailable', message: expect.stringContaining(message), details: { status } })
+    }
+    expect(hub.requests.filter(({ path }) => path.includes('/resolve/')).length).toBeLessThanOrEqual(6) // no use in asking again
+    await fetchModel({ environment: environment({ token: 'hf_may' }) })
+  })
+
+  test.each([
+    ['seconds', { 'retry-after': '7' }, 7000],
+    ['a date that has passed', { 'retry-after': 'Wed, 21 Oct 2015 07:28:00 GMT' }, 0],
+    ["a day, shortened to what is bearable", { 'retry-after': '86400' }, 60_000],
+    ["the hub's own header", { ratelimit: '"api";r=0;t=42' }, 42_000],
+    ['nonsense', { 'retry-after': 'soon' }, undefined],
+    ['nothing', {}, undefined]
+  ])('when to come back: %s', (_, headers: Record<string, string>, expected) => {
+    expect(new HubAnswer(new Response('', { status: 429, headers })).retryMilliseconds).toBe(expected)
+  })
+})
+
 describe('faults', () => {
   beforeEach(() => hub.models.set('org/model', small))
 
@@ -129,7 +181,7 @@ describe('faults', () => {
     hub.faults = [failing(3, breakOff)]
     const folder = await fetchModel()
     expect(sha256(await readFile(path.join(folder, 'model.safetensors')))).toBe(sha256(weights))
-    const starts = hub.requests.filter(({ server, range }) => server === 'storage' && range !== 'bytes=0-0').map(({ range }) => Number(/\d+/.exec(range ?? '0')![0]))
+    const starts = hub.requests.filter(({ server, range }) => server === 'storage').map(({ range }) => Number(/\d+/.exec(range ?? '0')![0]))
     expect(starts.length).toBe(4)
     expect(starts.slice(1).every((start, i) => start > starts[i]!)).toBe(true)
   })
@@ -149,7 +201,7 @@ describe('faults', () => {
 
   test('a server that ignores ranges sends the whole again', async () => {
     hub.faults = [failing(1, breakOff), ({ server, range }, response, content) => {
-      if (server !== 'storage' || !range || range === 'bytes=0-0') return false
+      if (server !== 'storage' || !range) return false
       sendContent({ server, path: '' }, response, content)
       return true
     }]
@@ -162,6 +214,36 @@ describe('faults', () => {
       response.writeHead(status, { 'retry-after': '0' }).end('later')
       return true
     })]
+    expect(sha256(await readFile(path.join(await fetchModel(), 'model.safetensors')))).toBe(sha256(weights))
+  })
+
+  test.each([429, 500, 503])('status %i to a question passes, too', async (status) => {
+    let left = 2
+    hub.faults = [({ path }, response) => {
+      if (!path.startsWith('/api/') || left-- <= 0) return false
+      response.writeHead(status, { 'retry-after': '0' }).end('later')
+      return true
+    }]
+    await fetchModel()
+    expect(left).toBeLessThan(0)
+  })
+
+  test.each(['/api/', '/resolve/'])('an abort ends the wait until %s may be asked again', async (part) => {
+    const controller = new AbortController()
+    hub.faults = [({ path }, response) => {
+      if (!path.includes(part)) return false
+      response.writeHead(429, { 'retry-after': '60' }).end('later', () => setTimeout(() => controller.abort(), 20))
+      return true
+    }]
+    await expect(fetchModel({ signal: controller.signal })).rejects.toMatchObject({ code: 'aborted' })
+  })
+
+  test('another part than the one that was asked for is not taken for it', async () => {
+    hub.faults = [failing(1, breakOff), ({ server, range }, response, content) => {
+      if (server !== 'storage' || !range) return false
+      response.writeHead(206, { 'content-range': `bytes 0-${content!.length - 1}/${content!.length}` }).end(content)
+      return true
+    }]
     expect(sha256(await readFile(path.join(await fetchModel(), 'model.safetensors')))).toBe(sha256(weights))
   })
 
@@ -198,7 +280,7 @@ describe('faults', () => {
   test('two calls at once load every file once', async () => {
     const [one, other] = await Promise.all([fetchModel(), fetchModel()])
     expect(one).toBe(other)
-    expect(hub.requests.filter(({ server, range }) => server === 'storage' && range !== 'bytes=0-0').length).toBe(1)
+    expect(hub.requests.filter(({ server, range }) => server === 'storage').length).toBe(1)
   })
 
   test('the lock of a process that is gone holds nobody up', async () => {

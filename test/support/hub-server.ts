@@ -1,5 +1,6 @@
-// A server of this machine that speaks the hub's API: model and tree questions, `resolve` with ranges, large files by a redirect to another
-// origin, as the hub's own storage is. Tests read what was asked, and make it fail.
+// A server of this machine that speaks the hub's API: model and tree questions, `resolve` with ranges. Large files are backed by Xet, as all new
+// ones on the hub are: whoever does not ask for chunks is redirected to a bridge on another origin, which serves ranges. Tests read what was
+// asked, and make it fail.
 import { createHash } from 'node:crypto'
 import { createServer } from 'node:http'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
@@ -10,6 +11,8 @@ export interface HubRequest {
   path: string
   range?: string
   token?: string
+  accept?: string
+  acceptEncoding?: string
 }
 
 /** Ends the request in its own way (true), or leaves it to the server. */
@@ -21,6 +24,8 @@ export interface HubModel {
   /** what the tree says instead of the truth */
   tree?: (entries: TreeEntry[]) => TreeEntry[]
   token?: string
+  /** everybody may ask about it, only who has this token may read files */
+  gate?: string
 }
 
 interface TreeEntry {
@@ -69,9 +74,10 @@ export class HubServer implements AsyncDisposable {
 
   #answer(server: HubRequest['server'], incoming: IncomingMessage, response: ServerResponse): void {
     const url = new URL(incoming.url!, 'http://localhost')
-    const { range, authorization } = incoming.headers
+    const { range, authorization, accept, 'accept-encoding': acceptEncoding } = incoming.headers
     const token = authorization?.replace('Bearer ', '')
-    const request: HubRequest = { server, path: decodeURIComponent(url.pathname), ...(range && { range }), ...(token && { token }) }
+    const asked = { ...(range && { range }), ...(token && { token }), ...(accept && { accept }), ...(acceptEncoding && { acceptEncoding: String(acceptEncoding) }) }
+    const request: HubRequest = { server, path: decodeURIComponent(url.pathname), ...asked }
     this.requests.push(request)
     const content = server === 'storage' ? this.#blob(request.path.slice(1)) : this.#file(request.path)
     if (this.faults.some((fault) => fault(request, response, content))) return
@@ -83,12 +89,22 @@ export class HubServer implements AsyncDisposable {
     if (model.token !== undefined && model.token !== token) return sendJson(response, 403, { error: 'gated' })
     if (question?.[2] === 'revision') return this.#sendModel(name!, question[3]!, model, response)
     if (question?.[2] === 'tree') return this.#sendTree(model, url, response)
-    if (content && content.length >= largeBytes) {
-      response.writeHead(302, { location: `${address(this.#storage)}/${sha256(content)}`, 'x-linked-etag': `"${sha256(content)}"` })
-      response.end()
+    if (model.gate !== undefined && model.gate !== token) return sendGate(name!, token, response)
+    if (content && content.length >= largeBytes) return this.#sendXet(request, name!, content, response)
+    sendContent(request, response, content)
+  }
+
+  /** What the hub says of a file in its Xet storage. No server here speaks that storage's own protocol. */
+  #sendXet({ accept = '' }: HubRequest, name: string, content: Buffer, response: ServerResponse): void {
+    const hash = sha256(content)
+    const links = [`<${this.endpoint}/api/models/${name}/xet-read-token/${defaultCommit}>; rel="xet-auth"`, `<http://127.0.0.1:9/reconstructions/${hash}>; rel="xet-reconstruction-info"`]
+    const headers = { 'x-repo-commit': defaultCommit, 'x-linked-size': content.length, 'x-linked-etag': `"${hash}"`, 'x-xet-hash': hash, link: links.join(', ') }
+    if (accept.includes('application/vnd.xet-fileinfo+json')) {
+      response.writeHead(200, { ...headers, 'content-type': 'application/vnd.xet-fileinfo+json; charset=utf-8', etag: `"${hash}"` }).end(JSON.stringify({ hash }))
       return
     }
-    sendContent(request, response, content)
+    response.writeHead(302, { ...headers, location: `${address(this.#storage)}/${hash}`, vary: 'Origin, Accept' })
+    response.end(`Found. Redirecting to ${address(this.#storage)}/${hash}`)
   }
 
   #sendModel(name: string, revision: string, { commit = defaultCommit }: HubModel, response: ServerResponse): void {
@@ -130,6 +146,11 @@ const address = (server: Server): string => `http://127.0.0.1:${(server.address(
 function sendJson(response: ServerResponse, status: number, value: unknown, headers: Record<string, string> = {}): void {
   response.writeHead(status, { 'content-type': 'application/json', ...headers })
   response.end(JSON.stringify(value))
+}
+
+function sendGate(name: string, token: string | undefined, response: ServerResponse): void {
+  const said = `Access to model ${name} is restricted.`
+  response.writeHead(token === undefined ? 401 : 403, { 'content-type': 'text/plain', 'x-error-code': 'GatedRepo', 'x-error-message': said }).end(said)
 }
 
 export function sendContent({ range }: HubRequest, response: ServerResponse, content: Buffer | undefined): void {
