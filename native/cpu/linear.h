@@ -1,4 +1,6 @@
 // The linear layer of the CPU backend, where nearly all of its time goes: y = x · weightᵀ, accumulated in float32.
+// The bits of a column follow from the rows of x, the row of the weight, data types and instruction set, not from how many columns there
+// are nor from its place among them: parts of a weight on several ranks give what the whole gives on one.
 // Single-threaded: a rank is one thread and calls it with its own shard; speed comes from the kernels that linear.cpp
 // chooses.
 #pragma once
@@ -23,6 +25,14 @@ struct LinearArgs {
   // bfloat16 compute: x is rounded to bfloat16 first, on every instruction set alike, so that results differ between
   // them by summation order only. Otherwise x is taken as it is. float16 weights always take it as it is.
   bool round_inputs = false;
+  // Elements between the starts of two rows, where it is more than their length: a piece of a contraction, or columns of a wider result.
+  int64_t x_stride = 0;
+  int64_t weight_stride = 0;
+  int64_t y_stride = 0;
+
+  int64_t x_row() const { return x_stride == 0 ? in : x_stride; }
+  int64_t weight_row() const { return weight_stride == 0 ? in : weight_stride; }
+  int64_t y_row() const { return y_stride == 0 ? out : y_stride; }
 };
 
 // Reusable aligned memory of one rank's thread; it grows to what the largest call needs and never shrinks.

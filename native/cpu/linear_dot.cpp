@@ -23,11 +23,14 @@ struct DotPlan {
   int64_t element_size;  // of weights
   int64_t passes;        // over a group, which stays in the first cache between them
   int64_t group_depth;   // elements of the weight rows that make up a group
+  float* y;              // column group.columns[i] of it is weight row group.rows[i]
+  int64_t y_stride;
 };
 
 // The part of four weight rows that all passes use before the next part is touched.
 struct Group {
   int64_t rows[kDotWeights];
+  int64_t columns[kDotWeights];
   int64_t row_count;  // from each of these on: more than one only in a single pass
   int64_t k;          // first element
   int64_t depth;
@@ -47,20 +50,20 @@ void run_group(const DotPlan& plan, const Group& group) {
   const LinearArgs& args = plan.args;
   DotTask task;
   task.depth = group.depth;
-  task.row_stride = args.in * plan.element_size;
+  task.row_stride = args.weight_row() * plan.element_size;
   task.row_count = group.row_count;
   task.x_stride = plan.x_stride;
-  task.y_stride = args.out;
+  task.y_stride = plan.y_stride;
   task.accumulate = group.k > 0;
   for (int i = 0; i < kDotWeights; ++i) {
     task.weight[i] =
-        static_cast<const std::byte*>(args.weight) + (group.rows[i] * args.in + group.k) * plan.element_size;
+        static_cast<const std::byte*>(args.weight) + (group.rows[i] * args.weight_row() + group.k) * plan.element_size;
   }
   int64_t first = 0;
   for (int64_t pass = 0; pass < plan.passes; ++pass) {
     const int64_t columns = (args.rows - first + plan.passes - pass - 1) / (plan.passes - pass);
     task.x = plan.x + first * plan.x_stride + group.k * plan.kernel.x_element_size;
-    for (int i = 0; i < kDotWeights; ++i) task.y[i] = args.y + first * args.out + group.rows[i];
+    for (int i = 0; i < kDotWeights; ++i) task.y[i] = plan.y + first * plan.y_stride + group.columns[i];
     aim_prefetch(plan, group, pass, task);
     plan.kernel.run[columns - 1](task);
     first += columns;
@@ -74,6 +77,19 @@ void run_rows(const DotPlan& plan, Group group) {
   }
 }
 
+// Up to three rows behind the last four, the last one repeated. They have sums of their own, as a repeated row must not be added to, and go
+// through the same groups as all others: their bits do not tell that they are the rest.
+void run_rest(DotPlan plan, int64_t first, float* sums) {
+  const LinearArgs& args = plan.args;
+  plan.y = sums;
+  plan.y_stride = kDotWeights;
+  const int64_t last = args.out - 1;
+  run_rows(plan, {{first, std::min(first + 1, last), std::min(first + 2, last), last}, {0, 1, 2, 3}, 1, 0, 0});
+  for (int64_t row = 0; row < args.rows; ++row) {
+    std::copy_n(sums + row * kDotWeights, args.out - first, args.y + row * args.y_row() + first);
+  }
+}
+
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
@@ -81,25 +97,23 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 void run_dot(const LinearArgs& args, const DotKernel& kernel, LinearScratch& scratch) {
   // Rows of packed x start at different cache sets.
   const int64_t x_stride = round_up(round_up(args.in, kMaxDotStep) * kernel.x_element_size, 64) + 64;
-  std::byte* x = scratch.reserve(static_cast<size_t>(args.rows * x_stride));
+  const int64_t x_bytes = args.rows * x_stride;
+  std::byte* x = scratch.reserve(static_cast<size_t>(x_bytes) + static_cast<size_t>(args.rows) * kDotWeights * sizeof(float));
   for (int64_t row = 0; row < args.rows; ++row) {
-    kernel.pack_row(args.x + row * args.in, args.in, args.round_inputs, x + row * x_stride);
+    kernel.pack_row(args.x + row * args.x_row(), args.in, args.round_inputs, x + row * x_stride);
   }
   const int64_t passes = (args.rows + kernel.columns - 1) / kernel.columns;
   const int64_t parts = passes == 1 || args.in <= kWholeDepth ? 1 : (args.in + kGroupDepth - 1) / kGroupDepth;
   const int64_t group_depth = round_up((args.in + parts - 1) / parts, kMaxDotStep);
   const auto element_size = static_cast<int64_t>(size_of(args.weight_dtype));
-  const DotPlan plan{args, kernel, x, x_stride, element_size, passes, group_depth};
+  const DotPlan plan{args, kernel, x, x_stride, element_size, passes, group_depth, args.y, args.y_row()};
   const int64_t block = args.out / kDotWeights;
   const int64_t row_count = passes == 1 ? block : 1;
   for (int64_t row = 0; row < block; row += row_count) {
-    run_rows(plan, {{row, block + row, 2 * block + row, 3 * block + row}, row_count, 0, 0});
+    const int64_t second = block + row, third = 2 * block + row, fourth = 3 * block + row;
+    run_rows(plan, {{row, second, third, fourth}, {row, second, third, fourth}, row_count, 0, 0});
   }
-  if (const int64_t rest = block * kDotWeights; rest < args.out) {
-    // Up to three rows, the last one repeated: in one group, as a repeated row must not be added to.
-    const int64_t last = args.out - 1;
-    run_group(plan, {{rest, std::min(rest + 1, last), std::min(rest + 2, last), last}, 1, 0, args.in});
-  }
+  if (const int64_t rest = block * kDotWeights; rest < args.out) run_rest(plan, rest, reinterpret_cast<float*>(x + x_bytes));
 }
 
 }  // namespace heddle::cpu

@@ -28,7 +28,7 @@ struct Block {
   int64_t c_stride;
 };
 
-int64_t weight_row_bytes(const LinearArgs& args) { return args.in * static_cast<int64_t>(size_of(args.weight_dtype)); }
+int64_t weight_row_bytes(const LinearArgs& args) { return args.weight_row() * static_cast<int64_t>(size_of(args.weight_dtype)); }
 
 // Tiles of a block: the widest while they fill, then the narrowest that holds the rest.
 int tile_width_index(const TileKernel& kernel, int64_t columns_left) {
@@ -54,9 +54,9 @@ void pack_columns(const Block& block) {
     const int64_t depth = std::min(kernel.depth_block, args.in - k);
     for (int64_t column = 0; column < block.column_count;) {
       const int64_t width = kernel.widths[tile_width_index(kernel, block.column_count - column)];
-      const float* x = args.x + (block.first_column + column) * args.in + k;
+      const float* x = args.x + (block.first_column + column) * args.x_row() + k;
       kernel.pack_columns(
-          {x, args.in, std::min(width, block.column_count - column), depth, width, args.round_inputs, packed});
+          {x, args.x_row(), std::min(width, block.column_count - column), depth, width, args.round_inputs, packed});
       packed += padded_depth(kernel, depth) * width * kernel.x_element_size;
       column += width;
     }
@@ -130,7 +130,7 @@ void run_block(const Block& block) {
     const int64_t count = std::min(block.block_rows, args.out - first);
     for (int64_t k = 0; k < args.in; k += block.kernel.depth_block) run_depth_block(block, first, count, k);
     block.kernel.transpose(block.c, block.c_stride, count, block.column_count,
-                           args.y + block.first_column * args.out + first, args.out);
+                           args.y + block.first_column * args.y_row() + first, args.y_row());
   }
 }
 
