@@ -9,8 +9,8 @@ import { loading } from './loading'
 import { jsonFlag, loadFlags, modelFlag } from './options'
 
 /** What the ranks of a machine can be told without a model. */
-const { tpSize, dtype, device, devices, communicator, host, collectiveTimeoutMs, ...ofModels } = loadFlags
-const groupFlags = { tpSize, dtype, device, devices, communicator, host, collectiveTimeoutMs }
+const { tpSize, dtype, device, devices, communicator, host, collectiveTimeoutMs, reproducible, ...ofModels } = loadFlags
+const groupFlags = { tpSize, dtype, device, devices, communicator, host, collectiveTimeoutMs, reproducible }
 
 export async function info(args: string[]): Promise<void> {
   const values = parseFlags(args, modelFlag, loadFlags, jsonFlag)

@@ -25,6 +25,7 @@ export const loadFlags = {
   strict: switched('strict', 'refuse a number of ranks that does not divide heads and widths'),
   tpPlan: plan('tp-plan', 'FILE', 'a JSON object of modules and styles, or auto (default auto)'),
   expertParallel: switched('expert-parallel', 'whole experts on each rank, in place of a part of every expert'),
+  reproducible: switched('reproducible', 'the same bits at 1, 2, 4 and 8 ranks'),
   dtype: choice('dtype', ['auto', 'float32', 'bfloat16', 'float16'], "of weights and compute (default auto: the checkpoint's own)"),
   device: choice('device', ['auto', 'cpu', 'cuda'], 'default auto'),
   devices: numbers('devices', 'N,N,…', 'the GPU of each rank; 0,0 puts two ranks on one GPU'),
