@@ -1,0 +1,51 @@
+// The outcome of a comparison as lines of text.
+import { type ModelParity, type SizeParity } from './compare-model'
+import { isNearTie, type AnswerDifference } from './differences'
+import { type TokenizerParity } from './compare-tokenizer'
+
+export function modelText(name: string, model: ModelParity): string {
+  const { modelType, prompts, refused, skipped, sizes, tokenizer } = model
+  if (skipped) return `${name}: not compared, transformers does not run it: ${skipped}`
+  if (refused) return `${name} (${modelType}): refused by heddle, ${refused.code}: ${refused.message}`
+  return [
+    `${name} (${modelType}), ${prompts} prompts, ${sizes[0]?.logits.positions ?? 0} positions, greatest logit ${rounded(sizes[0]?.logits.greatest ?? 0)}`,
+    ...sizes.map(sizeText),
+    ...(tokenizer ? tokenizerLines(tokenizer) : []),
+  ].join('\n')
+}
+
+function sizeText({ size, logits, allowed, answers, agrees }: SizeParity): string {
+  const { most, greatest, prompt, position, sameArgmax, positions } = logits
+  return [
+    `  tp ${size}: ${agrees ? 'agrees' : 'DIFFERS'}`,
+    `logits ${rounded(most)} apart (${rounded(most / greatest)} of the greatest; allowed ${rounded(allowed)}; prompt ${prompt}, position ${position})`,
+    `argmax ${sameArgmax}/${positions}`,
+    `greedy ${answers.map((answer) => answerText(answer, allowed)).join(' ')}`,
+    `log-probabilities ${rounded(Math.max(0, ...answers.map(({ logprob }) => logprob)))} apart`,
+  ].join(', ')
+}
+
+function answerText({ tokens, agreed, margin }: AnswerDifference, allowed: number): string {
+  const text = `${agreed}/${tokens}`
+  if (margin === undefined) return text
+  return `${text} (margin ${rounded(margin)}${isNearTie(margin, allowed) ? ', a near tie' : ''})`
+}
+
+function tokenizerLines({ texts, chats, differences }: TokenizerParity): string[] {
+  const what = `  tokenizer: ${texts} texts, ${chats} chats`
+  if (differences.length === 0) return [`${what}: the same`]
+  return [`${what}: ${differences.length} DIFFERENCES`, ...differences.map((difference) => `    ${difference}`)]
+}
+
+export function summaryText(models: ModelParity[]): string {
+  const compared = models.filter(({ refused, skipped }) => !refused && !skipped)
+  const count = (of: (model: ModelParity) => unknown): number => models.filter(of).length
+  return [
+    `${compared.length} checkpoints compared at ${compared.reduce((sum, { sizes }) => sum + sizes.length, 0)} sizes`,
+    `${count(({ agrees }) => !agrees)} differ`,
+    `${count(({ refused }) => refused)} refused by name of a field`,
+    `${count(({ skipped }) => skipped)} not run by transformers`,
+  ].join('; ')
+}
+
+const rounded = (value: number): string => (value === 0 ? '0' : value.toPrecision(2))
