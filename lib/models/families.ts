@@ -89,11 +89,35 @@ const gpt2: Family = {
 
 const families = new Map<string, Family>([
   ['llama', { architecture: 'LlamaForCausalLM', tensors: llamaNames, attentionBias: 'configured', mlpBias: 'configured' }],
-  ['mistral', { architecture: 'MistralForCausalLM', tensors: llamaNames, windows: everyLayer, defaults: { sliding_window: 4096 } }],
-  ['qwen2', { architecture: 'Qwen2ForCausalLM', tensors: llamaNames, attentionBias: 'queryKeyValue', windows: flaggedLayers }],
+  [
+    'mistral',
+    {
+      architecture: 'MistralForCausalLM',
+      tensors: llamaNames,
+      windows: everyLayer,
+      defaults: { num_key_value_heads: 8, sliding_window: 4096 }
+    }
+  ],
+  [
+    'qwen2',
+    {
+      architecture: 'Qwen2ForCausalLM',
+      tensors: llamaNames,
+      attentionBias: 'queryKeyValue',
+      windows: flaggedLayers,
+      defaults: { num_key_value_heads: 32, sliding_window: 4096 }
+    }
+  ],
   [
     'qwen3',
-    { architecture: 'Qwen3ForCausalLM', tensors: llamaNames, attentionBias: 'configured', queryKeyNorm: true, windows: flaggedLayers }
+    {
+      architecture: 'Qwen3ForCausalLM',
+      tensors: llamaNames,
+      attentionBias: 'configured',
+      queryKeyNorm: true,
+      windows: flaggedLayers,
+      defaults: { num_key_value_heads: 32, head_dim: 128, sliding_window: 4096 }
+    }
   ],
   [
     'phi3',
@@ -115,7 +139,7 @@ const families = new Map<string, Family>([
       tensors: mixtralNames,
       windows: everyLayer,
       experts: { intermediateSize: 'intermediate_size', normalized: true },
-      defaults: { rms_norm_eps: 1e-5, rope_theta: 1e6, num_local_experts: 8, num_experts_per_tok: 2 }
+      defaults: { num_key_value_heads: 8, rms_norm_eps: 1e-5, rope_theta: 1e6, num_local_experts: 8, num_experts_per_tok: 2 }
     }
   ],
   [
@@ -127,7 +151,7 @@ const families = new Map<string, Family>([
       queryKeyNorm: true,
       windows: flaggedEverywhere,
       experts: { intermediateSize: 'moe_intermediate_size' },
-      defaults: { num_local_experts: 128, num_experts_per_tok: 8 }
+      defaults: { num_key_value_heads: 4, num_local_experts: 128, num_experts_per_tok: 8, sliding_window: 4096 }
     }
   ]
 ])

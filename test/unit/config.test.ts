@@ -15,6 +15,7 @@ const base = {
   hidden_size: 64,
   num_hidden_layers: 3,
   num_attention_heads: 4,
+  num_key_value_heads: 4,
   intermediate_size: 176,
   max_position_embeddings: 512,
   rms_norm_eps: 1e-5
@@ -71,6 +72,29 @@ test('the new spelling, tied embeddings and a head width of its own', async () =
     layers: Array(4).fill({ rope: { type: 'default', theta: 1e6 }, sparse: false }),
     dtype: 'float32'
   })
+})
+
+test('what a class of transformers has by default where config.json says nothing; null is no default', () => {
+  const heads = { ...base, architectures: null, num_attention_heads: 64, num_key_value_heads: undefined, hidden_size: 4096 }
+  const read = (changes: Record<string, unknown>) => {
+    const { kvHeadCount, headDim } = parse({ ...heads, ...changes })
+    return [kvHeadCount, headDim]
+  }
+  expect(read({})).toEqual([64, 64])
+  expect(read({ model_type: 'mistral' })).toEqual([8, 64])
+  expect(read({ model_type: 'qwen2' })).toEqual([32, 64])
+  expect(read({ model_type: 'qwen3' })).toEqual([32, 128])
+  expect(read({ model_type: 'phi3' })).toEqual([64, 64])
+  expect(read({ model_type: 'mixtral' })).toEqual([8, 64])
+  expect(read({ ...moe, architectures: null })).toEqual([4, 64])
+  expect(read({ model_type: 'mistral', num_key_value_heads: null })).toEqual([64, 64])
+  const windows = (changes: Record<string, unknown>) =>
+    parse({ ...heads, use_sliding_window: true, max_window_layers: 1, ...changes }).layers.map(({ slidingWindow }) => slidingWindow)
+  for (const model_type of ['qwen2', 'qwen3']) {
+    expect(windows({ model_type })).toEqual([undefined, 4096, 4096])
+    expect(windows({ model_type, sliding_window: null })).toEqual([undefined, undefined, undefined])
+  }
+  expect(windows({ ...moe, architectures: null })).toEqual([4096, 4096, 4096])
 })
 
 test('llama: biases where the config has them, no query and key norm', async () => {
