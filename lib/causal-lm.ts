@@ -11,7 +11,7 @@ import type { BatchOptions, GenerateOptions } from './generation/options'
 import { isBatch, noTokenizer, PromptReader } from './generation/prompts'
 import type { Prompt } from './generation/prompts'
 import type { Runtime } from './generation/runtime'
-import { biasOf, samplingSpec, seedOf } from './generation/sampling'
+import { biasOf, samplingSpec, seedOf, suggestedBias } from './generation/sampling'
 import type { GroupInfo } from './group'
 import type { ModelConfig } from './models/config'
 import type { PlanExplanation } from './models/plan-explanation'
@@ -48,7 +48,9 @@ export const AutoModelForCausalLM = {
    * behind but what was downloaded.
    */
   async fromPretrained(nameOrFolder: string, options: PretrainedOptions = {}): Promise<CausalLM> {
-    return new CausalLM(await loadModel(nameOrFolder, options))
+    const model = await loadModel(nameOrFolder, options)
+    warnOfIgnored(nameOrFolder, model.generationConfig)
+    return new CausalLM(model)
   }
 }
 
@@ -58,6 +60,7 @@ export class CausalLM implements AsyncDisposable {
   readonly tokenizer?: Tokenizer
   readonly #model: LoadedModel
   readonly #prompts: PromptReader
+  readonly #suggestedBias: ReadonlyMap<number, number>
   #closed = false
 
   /** Use `AutoModelForCausalLM.fromPretrained`. */
@@ -66,6 +69,7 @@ export class CausalLM implements AsyncDisposable {
     this.config = model.config
     if (model.tokenizer) this.tokenizer = model.tokenizer
     this.#prompts = new PromptReader(model.config.vocabSize, model.tokenizer)
+    this.#suggestedBias = suggestedBias(model.generationConfig, model.eosTokenIds)
   }
 
   /**
@@ -180,7 +184,7 @@ export class CausalLM implements AsyncDisposable {
       index: 0,
       promptIds,
       sampling: { ...samplingSpec(options, defaults), ...(logprobs !== undefined && { logprobs }) },
-      bias: biasOf(options.logitBias, this.config.vocabSize),
+      bias: biasOf(options.logitBias, this.config.vocabSize, this.#suggestedBias),
       ...(echo && { echo: this.#prompts.text(prompt, promptIds) }),
       ...(signal && { signal })
     }
@@ -199,6 +203,12 @@ export class CausalLM implements AsyncDisposable {
     if (this.#closed) throw closedError(where, 'expected an open model, got a closed one')
     return this.#model.runtime
   }
+}
+
+function warnOfIgnored(name: string, { ignored = [] }: LoadedModel['generationConfig']): void {
+  if (ignored.length === 0) return
+  const text = `${name}: generation_config.json asks for what is not supported and would change the text: ${ignored.join(', ')}`
+  process.emitWarning(text, { type: 'HeddleWarning', code: 'HEDDLE_GENERATION_CONFIG' })
 }
 
 /** Whether a call gives a list, as its overloads say. */

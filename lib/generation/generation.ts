@@ -159,9 +159,11 @@ export class ActiveGeneration {
   }
 }
 
-function editsOf({ promptIds, sampling, bias, stopIds, minNewTokens }: GenerationRequest): LogitEdits | undefined {
+function editsOf(request: GenerationRequest): LogitEdits | undefined {
+  const { promptIds, sampling, bias, stopIds, minNewTokens, beginBannedIds, forcedIds, maxLength } = request
   const counts = hasPenalties(sampling)
-  const bans = minNewTokens > 0 && stopIds.size > 0
-  if (!counts && !bans && bias.size === 0) return undefined
-  return new LogitEdits({ promptLength: promptIds.length, bias, bannedIds: [...stopIds], banCount: minNewTokens, counts })
+  const bans = [{ ids: [...stopIds], count: minNewTokens }, { ids: beginBannedIds, count: 1 }].filter(({ ids, count }) => ids.length > 0 && count > 0)
+  if (!counts && bans.length === 0 && forcedIds.length === 0 && bias.size === 0) return undefined
+  const forced = forcedIds.length > 0 && { forced: { position: maxLength - 1, ids: forcedIds } }
+  return new LogitEdits({ promptLength: promptIds.length, bias, bans, counts, ...forced })
 }

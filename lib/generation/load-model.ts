@@ -75,7 +75,7 @@ export async function loadModel(nameOrFolder: string, options: PretrainedOptions
   const config = await readModelConfig(folder)
   const plan = planOf(where, options.tpPlan ?? 'auto', config, options.expertParallel)
   checkSize(config, tpSize, plan, options.strict)
-  const generationConfig = await readGenerationConfig(folder)
+  const generationConfig = await readGenerationConfig(folder, config.vocabSize)
   const checkpoint = await Checkpoint.open(folder)
   const tokenizer = (await hasTokenizer(folder)) ? await AutoTokenizer.fromPretrained(folder) : undefined
   throwIfAborted(signal)

@@ -14,12 +14,21 @@ export interface LogitEditOptions {
   promptLength: number
   /** added to the logit of an id */
   bias: ReadonlyMap<number, number>
-  /** ids that cannot come among the first `banCount` tokens of the answer */
-  bannedIds: readonly number[]
-  banCount: number
+  bans: readonly Ban[]
+  /** the token at this position of the sequence, if it comes so far, is one of these */
+  forced?: { position: number; ids: readonly number[] }
   /** whether tokens that came are counted */
   counts: boolean
 }
+
+/** These ids cannot come among the first `count` tokens of the answer. */
+export interface Ban {
+  ids: readonly number[]
+  count: number
+}
+
+/** Above any logit and any other bias. */
+const forcingBias = 1e9
 
 export class LogitEdits {
   readonly #list: EditList = { ids: [], counts: [], biases: [] }
@@ -32,10 +41,12 @@ export class LogitEdits {
 
   /** The list for a step that ends with position `last` of these tokens, which are known up to there, or up to the one before. */
   at(tokens: readonly number[], last: number): EditList {
-    const { promptLength, bannedIds, banCount, counts } = this.options
+    const { promptLength, bans, forced, counts } = this.options
     const known = last >= promptLength ? last : last + 1
     if (counts) for (; this.#counted < known; this.#counted++) this.#count(tokens[this.#counted]!, this.#counted)
-    return last + 1 < promptLength + banCount ? this.#banned(bannedIds) : this.#list
+    if (forced?.position === last + 1) return this.#changed(forced.ids, forcingBias)
+    const banned = bans.filter(({ count }) => last + 1 < promptLength + count).flatMap(({ ids }) => ids)
+    return banned.length > 0 ? this.#changed(new Set(banned), -Infinity) : this.#list
   }
 
   #count(id: number, position: number): void {
@@ -44,12 +55,13 @@ export class LogitEdits {
     this.#list.counts[place] = position >= this.options.promptLength ? count + 1 : count
   }
 
-  #banned(bannedIds: readonly number[]): EditList {
+  /** The list with another bias for some ids. */
+  #changed(changed: Iterable<number>, bias: number): EditList {
     const list = { ids: [...this.#list.ids], counts: [...this.#list.counts], biases: [...this.#list.biases] }
-    for (const id of bannedIds) {
+    for (const id of changed) {
       const place = this.#places.get(id)
-      if (place !== undefined) list.biases[place] = -Infinity
-      else push(list, id, -Infinity)
+      if (place !== undefined) list.biases[place] = bias
+      else push(list, id, bias)
     }
     return list
   }

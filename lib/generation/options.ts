@@ -40,6 +40,10 @@ export interface AnswerLimits {
   stopIds: ReadonlySet<number>
   /** texts that end the answer */
   stopTexts: string[]
+  /** token ids that do not begin the answer */
+  beginBannedIds: readonly number[]
+  /** one of these is the answer's last token, if it comes to maxLength; none: whatever comes */
+  forcedIds: readonly number[]
 }
 
 export interface Context {
@@ -101,13 +105,23 @@ export function answerLimits(options: GenerateOptions, promptLength: number, con
       { details: { promptLength, contextLength } }
     )
   }
-  const maxNewTokens = options.maxNewTokens ?? Math.max(defaults.maxNewTokens ?? contextLength, options.minNewTokens ?? 0)
+  const maxNewTokens = options.maxNewTokens ?? Math.max(suggestedLimit(promptLength, context), options.minNewTokens ?? 0)
   return {
     maxLength: Math.min(promptLength + maxNewTokens, contextLength),
-    minNewTokens: options.minNewTokens ?? defaults.minNewTokens ?? 0,
+    minNewTokens: options.minNewTokens ?? defaults.minNewTokens ?? Math.max(0, (defaults.minLength ?? 0) - promptLength),
     stopIds: new Set([...(options.ignoreEos ? [] : eosTokenIds), ...(options.stopTokenIds ?? [])]),
-    stopTexts: stopTextsOf(options.stop ?? defaults.stopTexts)
+    stopTexts: stopTextsOf(options.stop ?? defaults.stopTexts),
+    beginBannedIds: defaults.beginSuppressedIds ?? [],
+    forcedIds: options.ignoreEos ? [] : (defaults.forcedEosIds ?? [])
   }
+}
+
+/** Tokens of the answer, where the caller says nothing. A prompt that leaves no room is an error, as it is in `transformers`. */
+function suggestedLimit(promptLength: number, { contextLength, defaults: { maxNewTokens, maxLength } }: Context): number {
+  if (maxNewTokens !== undefined || maxLength === undefined) return maxNewTokens ?? contextLength
+  if (promptLength < maxLength) return maxLength - promptLength
+  const expected = `expected a prompt of less than ${maxLength} tokens, max_length of generation_config.json, or maxNewTokens`
+  throw new HeddleError('invalid_argument', `generate: ${expected}, got a prompt of ${promptLength}`, { details: { promptLength, maxLength } })
 }
 
 export function checkSignal(where: string, signal: unknown): void {

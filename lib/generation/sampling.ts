@@ -25,7 +25,10 @@ export interface SamplingOptions {
   presencePenalty?: number
   /** taken from them once for each time that they are in the answer, -2 to 2; 0 is off */
   frequencyPenalty?: number
-  /** added to the logits of token ids before anything else; -Infinity rules a token out */
+  /**
+   * added to the logits of token ids before anything else; -Infinity rules a token out. What generation_config.json says of an id that is named
+   * here does not count
+   */
   logitBias?: Readonly<Record<number, number>> | ReadonlyMap<number, number>
   /** a non-negative safe integer; the same seed gives the same text at any size, in any batch. Default: drawn at random */
   seed?: number
@@ -85,14 +88,23 @@ export function seedOf(seed: number, index: number): number {
   return Number((z ^ (z >> 31n)) >> 11n)
 }
 
-/** Throws `invalid_argument` for ids that the vocabulary lacks. */
-export function biasOf(logitBias: SamplingOptions['logitBias'], vocabSize: number): ReadonlyMap<number, number> {
-  if (logitBias === undefined) return new Map()
+/**
+ * What a model's makers add to logits; -Infinity rules out, `suppress_tokens` always, words of one id unless they are an end token. Source:
+ * SequenceBiasLogitsProcessor, NoBadWordsLogitsProcessor and SuppressTokensLogitsProcessor of `transformers`.
+ */
+export function suggestedBias(config: GenerationConfig, eosTokenIds: readonly number[]): ReadonlyMap<number, number> {
+  const words = (config.badIds ?? []).filter((id) => !eosTokenIds.includes(id))
+  return new Map([...(config.tokenBias ?? []), ...[...words, ...(config.suppressedIds ?? [])].map((id) => [id, -Infinity] as const)])
+}
+
+/** The caller's bias over the suggested one, id by id. Throws `invalid_argument` for ids that the vocabulary lacks. */
+export function biasOf(logitBias: SamplingOptions['logitBias'], vocabSize: number, suggested: ReadonlyMap<number, number>): ReadonlyMap<number, number> {
+  if (logitBias === undefined) return suggested
   const bias = new Map(entriesOf(logitBias))
   for (const id of bias.keys()) {
     if (!(id < vocabSize)) throw invalidArgument('generate: logitBias', `ids from 0 to ${vocabSize - 1}`, id)
   }
-  return bias
+  return new Map([...suggested, ...bias])
 }
 
 function entriesOf(logitBias: NonNullable<SamplingOptions['logitBias']>): [number, number][] {

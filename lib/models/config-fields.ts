@@ -42,10 +42,16 @@ export class ConfigFields {
 
   /** Refuses by name a field that nobody read, unless it `isHarmless` or says nothing: null, false, 0, or empty. */
   refuseUnread(isHarmless: (name: string) => boolean): void {
-    for (const [name, value] of this.fields) {
-      const saysNothing = !value || (Array.isArray(value) && value.length === 0) || (value instanceof Map && value.size === 0)
-      if (!saysNothing && !this.#read.has(name) && !isHarmless(name)) throw this.unsupported(name)
-    }
+    const [first] = this.unread(isHarmless)
+    if (first !== undefined) throw this.unsupported(first)
+  }
+
+  /** Their names. */
+  unread(isHarmless: (name: string, value: JsonValue) => boolean): string[] {
+    const saysNothing = (value: JsonValue): boolean =>
+      !value || (Array.isArray(value) && value.length === 0) || (value instanceof Map && value.size === 0)
+    const fields = [...this.fields].filter(([name, value]) => !saysNothing(value) && !this.#read.has(name) && !isHarmless(name, value))
+    return fields.map(([name]) => name)
   }
 
   has(name: string): boolean {

@@ -1,8 +1,10 @@
 // The options that change or tell what is sampled, each against a plain loop over forward() that is written from the formulas. Every
 // expected answer differs from the one without the option, so none can be ignored.
+import { writeFile } from 'node:fs/promises'
 import { AutoModelForCausalLM } from '../../lib/causal-lm'
 import type { CausalLM } from '../../lib/causal-lm'
 import type { GenerateOptions } from '../../lib/generation/options'
+import expectedOfConfigs from '../golden/generation-config.json'
 import { editJson, golden, tinyModel, withCopy, withModel } from '../support/models'
 
 const ids = [5, 17, 300, 42, 17, 9, 1200, 5]
@@ -224,4 +226,41 @@ test('generation_config.json gives the defaults, and an option wins', async () =
       expect(await other.generate('Once', { ...options, minNewTokens: 0, stop: letter })).toMatchObject({ text: '', finishReason: 'stop' })
     })
   )
+})
+
+describe('generation_config.json, against transformers', () => {
+  const { prompt, limit, plain: unchanged, cases } = expectedOfConfigs
+  const asked = async (fields: object, options: GenerateOptions = {}, tpSize = 2) => {
+    const write = (copy: string) => writeFile(`${copy}/generation_config.json`, JSON.stringify({ eos_token_id: 2, ...fields }))
+    const isLimited = 'max_length' in fields || 'max_new_tokens' in fields
+    return withCopy(golden('qwen3'), write, (copy) =>
+      withModel(copy, { tpSize, dtype: 'float32' }, async (other) =>
+        (await other.generate(prompt, { ...(!isLimited && { maxNewTokens: limit }), ...options })).tokenIds))
+  }
+
+  test('without a word', async () => expect(await asked({})).toEqual(unchanged))
+
+  test.each(cases.map(({ name, fields, tokens }) => [name, fields, tokens] as const))('%s', async (_, fields, tokens) => {
+    expect(await asked(fields)).toEqual(tokens)
+  })
+
+  test('the caller decides over a token that is suppressed, and over the end', async () => {
+    const first = unchanged[0]!
+    const suppressed = { suppress_tokens: [first] }
+    expect((await asked(suppressed, { maxNewTokens: 1 }))[0]).not.toBe(first)
+    expect(await asked(suppressed, { maxNewTokens: 1, logitBias: { [first]: 0 } })).toEqual([first])
+    expect(await asked({ forced_eos_token_id: 2 }, { maxNewTokens: 5, ignoreEos: true })).toEqual(unchanged.slice(0, 5))
+  })
+
+  test('what is not honoured is a warning by name, once for a model', async () => {
+    const warned = jest.spyOn(process, 'emitWarning').mockImplementation()
+    try {
+      expect(await asked({ num_beams: 4, no_repeat_ngram_size: 3, top_k: 5 })).toEqual(unchanged)
+      expect(warned.mock.calls).toEqual([
+        [expect.stringMatching(/generation_config\.json asks for .* would change the text: num_beams, no_repeat_ngram_size$/), { type: 'HeddleWarning', code: 'HEDDLE_GENERATION_CONFIG' }]
+      ])
+    } finally {
+      warned.mockRestore()
+    }
+  })
 })

@@ -421,7 +421,7 @@ describe('generation_config.json', () => {
   afterAll(() => rm(folder, { recursive: true }))
   const read = async (fields: object) => {
     await writeFile(path.join(folder, 'generation_config.json'), JSON.stringify(fields))
-    return readGenerationConfig(folder)
+    return readGenerationConfig(folder, 100)
   }
 
   test('every option of a generation that it can hold', async () => {
@@ -438,10 +438,28 @@ describe('generation_config.json', () => {
       minNewTokens: 1,
       stopTexts: ['a', 'b']
     })
+    const lists = { sequence_bias: [[[5], -2.5], [[6], 3]], suppress_tokens: [7, -1, 100], bad_words_ids: [[8]], begin_suppress_tokens: [9], forced_eos_token_id: 2 }
+    expect(await read({ max_length: 50, min_length: 5, ...lists })).toEqual({
+      eosTokenIds: [], doSample: false, maxLength: 50, minLength: 5, tokenBias: new Map([[5, -2.5], [6, 3]]), suppressedIds: [7], badIds: [8],
+      beginSuppressedIds: [9], forcedEosIds: [2]
+    })
     expect(await read({ stop_strings: 'end', max_new_tokens: null, repetition_penalty: null })).toMatchObject({ stopTexts: ['end'] })
   })
 
-  test.each([{ repetition_penalty: 0 }, { max_new_tokens: 0 }, { min_new_tokens: -1 }, { stop_strings: [''] }, { stop_strings: 5 }])(
+  test('what would change the text and is not honoured is named, and nothing else', async () => {
+    const silent = { num_beams: 1, typical_p: 1.0, no_repeat_ngram_size: 0, epsilon_cutoff: 0.0, guidance_scale: 1, length_penalty: 2, use_cache: true, bos_token_id: 1,
+      pad_token_id: 3, cache_implementation: 'hybrid', transformers_version: '5', watermarking_config: null, constraints: [] }
+    expect((await read(silent)).ignored).toBeUndefined()
+    const loud = { num_beams: 4, typical_p: 0.9, epsilon_cutoff: 3e-4, eta_cutoff: 2e-3, no_repeat_ngram_size: 3, encoder_repetition_penalty: 1.5, top_h: 0.4,
+      exponential_decay_length_penalty: [10, 1.1], forced_bos_token_id: 1, guidance_scale: 1.5, max_time: 2, penalty_alpha: 0.6, num_return_sequences: 3,
+      token_healing: true, watermarking_config: { bias: 2 }, something_new: 1 }
+    expect((await read({ ...silent, ...loud })).ignored!.sort()).toEqual(Object.keys(loud).sort())
+    const longer = await read({ sequence_bias: [[[5], 1.0], [[5, 6], 2.0]], bad_words_ids: [[1, 2], [3]] })
+    expect(longer).toMatchObject({ tokenBias: new Map([[5, 1]]), badIds: [3], ignored: ['sequence_bias of several ids', 'bad_words_ids of several ids'] })
+  })
+
+  test.each([{ sequence_bias: [[[100], 1]] }, { sequence_bias: { 5: 1 } }, { sequence_bias: [[[], 1]] }, { bad_words_ids: [5] }, { bad_words_ids: [[100]] }, { suppress_tokens: ['a'] },
+    { max_length: 0 }, { forced_eos_token_id: -1 }, { repetition_penalty: 0 }, { max_new_tokens: 0 }, { min_new_tokens: -1 }, { stop_strings: [''] }, { stop_strings: 5 }])(
     '%j is refused by name',
     async (fields) => {
       await expect(read(fields)).rejects.toMatchObject({ code: 'corrupt_file', message: expect.stringContaining(Object.keys(fields)[0]!) })

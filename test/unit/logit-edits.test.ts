@@ -2,7 +2,7 @@
 import { joinedEdits, LogitEdits } from '../../lib/generation/logit-edits'
 import type { LogitEditOptions } from '../../lib/generation/logit-edits'
 
-const options: LogitEditOptions = { promptLength: 3, bias: new Map(), bannedIds: [], banCount: 0, counts: false }
+const options: LogitEditOptions = { promptLength: 3, bias: new Map(), bans: [], counts: false }
 
 /** id → [count, bias] */
 const listAt = (edits: LogitEdits, tokens: number[], last: number): Record<number, [number, number]> => {
@@ -29,11 +29,25 @@ test('a sequence that starts over behind the prompt counts what it had', () => {
 })
 
 test('biases stay, bans end', () => {
-  const edits = new LogitEdits({ ...options, bias: new Map([[5, 2], [6, -1]]), bannedIds: [6, 2], banCount: 2 })
+  const edits = new LogitEdits({ ...options, bias: new Map([[5, 2], [6, -1]]), bans: [{ ids: [6, 2], count: 2 }] })
   const banned = { 5: [-1, 2], 6: [-1, -Infinity], 2: [-1, -Infinity] }
   expect(listAt(edits, [1, 1, 1], 2)).toEqual(banned)
   expect(listAt(edits, [1, 1, 1], 3)).toEqual(banned)
   expect(listAt(edits, [1, 1, 1, 1], 4)).toEqual({ 5: [-1, 2], 6: [-1, -1] })
+})
+
+test('bans have ends of their own, and may name an id twice', () => {
+  const edits = new LogitEdits({ ...options, bans: [{ ids: [6, 2], count: 2 }, { ids: [2, 9], count: 1 }] })
+  const banned: [number, number] = [-1, -Infinity]
+  expect(listAt(edits, [1, 1, 1], 2)).toEqual({ 6: banned, 2: banned, 9: banned })
+  expect(listAt(edits, [1, 1, 1], 3)).toEqual({ 6: banned, 2: banned })
+  expect(listAt(edits, [1, 1, 1, 1], 4)).toEqual({})
+})
+
+test('a token may be forced at its position alone, over a ban and a bias', () => {
+  const edits = new LogitEdits({ ...options, bias: new Map([[6, -3]]), bans: [{ ids: [2], count: 9 }], forced: { position: 5, ids: [2, 6] } })
+  expect(listAt(edits, [1, 1, 1, 1], 3)).toEqual({ 6: [-1, -3], 2: [-1, -Infinity] })
+  expect(listAt(edits, [1, 1, 1, 1], 4)).toEqual({ 6: [-1, 1e9], 2: [-1, 1e9] })
 })
 
 test('a biased token that comes keeps its bias', () => {

@@ -1,6 +1,7 @@
 // Options of a generation: what is drawn how, what ends the answer, and which values are refused by name.
 import { answerLimits, checkGenerateOptions } from '../../lib/generation/options'
-import { biasOf, isGreedy, samplingSpec, seedOf } from '../../lib/generation/sampling'
+import type { GenerateOptions } from '../../lib/generation/options'
+import { biasOf, isGreedy, samplingSpec, seedOf, suggestedBias } from '../../lib/generation/sampling'
 import type { SamplingOptions } from '../../lib/generation/sampling'
 import type { GenerationConfig } from '../../lib/models/generation-config'
 
@@ -85,17 +86,19 @@ test('a misspelled option is refused', () => {
 
 const context = (contextLength: number, ...eosTokenIds: number[]) => ({ contextLength, eosTokenIds, defaults: plain })
 
+const nothing = { minNewTokens: 0, stopTexts: [], beginBannedIds: [], forcedIds: [] }
+
 test('limits: the context, maxNewTokens, end tokens', () => {
-  expect(answerLimits({}, 10, context(512, 2))).toEqual({ maxLength: 512, minNewTokens: 0, stopIds: new Set([2]), stopTexts: [] })
+  expect(answerLimits({}, 10, context(512, 2))).toEqual({ ...nothing, maxLength: 512, stopIds: new Set([2]) })
   expect(answerLimits({ maxNewTokens: 5, stopTokenIds: [7], stop: 'x' }, 10, context(512, 2))).toEqual({
+    ...nothing,
     maxLength: 15,
-    minNewTokens: 0,
     stopIds: new Set([2, 7]),
     stopTexts: ['x']
   })
   expect(answerLimits({ maxNewTokens: 50, ignoreEos: true, stop: ['x', 'y'] }, 500, context(512, 2))).toEqual({
+    ...nothing,
     maxLength: 512,
-    minNewTokens: 0,
     stopIds: new Set(),
     stopTexts: ['x', 'y']
   })
@@ -118,6 +121,19 @@ test('limits that generation_config.json suggests, and options that win', () => 
   expect(() => checkGenerateOptions({ minNewTokens: 6, maxNewTokens: 5 })).toThrow(/minNewTokens: expected an integer from 0 to 5, got 6/)
 })
 
+test('lengths of prompt and answer together that generation_config.json suggests', () => {
+  const limits = (options: GenerateOptions, promptLength: number, more: Partial<GenerationConfig>) =>
+    answerLimits(options, promptLength, { contextLength: 512, eosTokenIds: [2], defaults: { ...plain, ...more } })
+  expect(limits({}, 10, { maxLength: 40, minLength: 14 })).toMatchObject({ maxLength: 40, minNewTokens: 4 })
+  expect(limits({}, 10, { maxLength: 40, maxNewTokens: 50, minLength: 14, minNewTokens: 3 })).toMatchObject({ maxLength: 60, minNewTokens: 3 })
+  expect(limits({ maxNewTokens: 50, minNewTokens: 2 }, 10, { maxLength: 40, minLength: 14 })).toMatchObject({ maxLength: 60, minNewTokens: 2 })
+  expect(limits({}, 39, { maxLength: 40, minLength: 14 })).toMatchObject({ maxLength: 40, minNewTokens: 0 })
+  expect(limits({}, 10, { maxLength: 4000 })).toMatchObject({ maxLength: 512 })
+  expect(limits({ maxNewTokens: 3 }, 40, { maxLength: 40 })).toMatchObject({ maxLength: 43 })
+  expect(() => limits({}, 40, { maxLength: 40 })).toThrow(
+    expect.objectContaining({ code: 'invalid_argument', message: expect.stringMatching(/less than 40 tokens, max_length .* or maxNewTokens, got a prompt of 40/) }))
+})
+
 test('penalties apply to greedy choices, too, and only those that are on are told', () => {
   expect(samplingSpec({ repetitionPenalty: 1.2, presencePenalty: 0, frequencyPenalty: 1 }, plain)).toEqual({
     ...greedy,
@@ -130,10 +146,17 @@ test('penalties apply to greedy choices, too, and only those that are on are tol
   for (const other of [{ temperature: 1 }, { presencePenalty: 1 }, { logprobs: 0 }]) expect(isGreedy({ ...greedy, ...other })).toBe(false)
 })
 
-test('biases are for ids of the vocabulary', () => {
-  expect(biasOf({ 5: 1, 7: -Infinity }, 10)).toEqual(new Map([[5, 1], [7, -Infinity]]))
-  expect(biasOf(new Map([[9, 2]]), 10)).toEqual(new Map([[9, 2]]))
-  expect(() => biasOf({ 10: 1 }, 10)).toThrow(expect.objectContaining({ code: 'invalid_argument' }))
+test('biases are for ids of the vocabulary, and the caller decides over each id that is named', () => {
+  const none = new Map<number, number>()
+  expect(biasOf({ 5: 1, 7: -Infinity }, 10, none)).toEqual(new Map([[5, 1], [7, -Infinity]]))
+  expect(biasOf(new Map([[9, 2]]), 10, none)).toEqual(new Map([[9, 2]]))
+  expect(biasOf({ 9: 0 }, 10, new Map([[9, -Infinity], [3, 1]]))).toEqual(new Map([[9, 0], [3, 1]]))
+  expect(() => biasOf({ 10: 1 }, 10, none)).toThrow(expect.objectContaining({ code: 'invalid_argument' }))
+})
+
+test('suggested biases: what is suppressed stays so, a bad word may end the answer', () => {
+  const config = { ...plain, tokenBias: new Map([[5, 2], [6, 1]]), suppressedIds: [6, 7], badIds: [8, 2] }
+  expect(suggestedBias(config, [2])).toEqual(new Map([[5, 2], [6, -Infinity], [7, -Infinity], [8, -Infinity]]))
 })
 
 test('seeds of several answers: the first is the seed itself, all differ and are safe integers', () => {
