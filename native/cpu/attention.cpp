@@ -12,7 +12,8 @@ namespace heddle::cpu {
 
 namespace {
 
-constexpr int64_t kBlockRows = 256;  // rows of a query block: their queries and sums stay in the cache of the core
+constexpr int64_t kBlockRows = 256;   // rows of a query block: their queries and sums stay in the cache of the core
+constexpr int64_t kBlockTokens = 64;  // of a query block where it may not depend on the heads
 
 class Attention {
  public:
@@ -24,7 +25,8 @@ class Attention {
         cache_(*args.tensors.cache, args.step, args.spec),
         query_(args.tensors.query_norm, rotary, args.spec),
         key_(args.tensors.key_norm, rotary, args.spec),
-        block_(args, query_, cache_, scratch) {}
+        block_(args, query_, cache_, scratch),
+        reproducible_(args.reproducible) {}
 
   void run() {
     group_heads();
@@ -69,7 +71,7 @@ class Attention {
     const std::vector<int64_t>& heads = scratch_.heads_of_kv[static_cast<size_t>(kv_head)];
     if (heads.empty() || begin == end) return;
     const int64_t context = step_.positions[end - 1] + 1;
-    const int64_t tokens = std::max<int64_t>(1, kBlockRows / static_cast<int64_t>(heads.size()));
+    const int64_t tokens = reproducible_ ? kBlockTokens : std::max<int64_t>(1, kBlockRows / static_cast<int64_t>(heads.size()));
     for (int64_t first = begin; first < end; first += tokens) {
       block_.attend({sequence, kv_head, first, std::min(tokens, end - first), context, heads});
     }
@@ -83,6 +85,7 @@ class Attention {
   HeadPreparation query_;
   HeadPreparation key_;
   AttentionBlock block_;
+  bool reproducible_;
 };
 
 void expect_cache_dtype(DType dtype) {

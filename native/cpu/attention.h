@@ -26,6 +26,8 @@ struct AttentionArgs {
   const AttentionTensors& tensors;
   const AttentionSpec& spec;
   View y;                                             // [tokens, headCount * headDim]
+  // Nothing follows from how many query heads this rank has for a KV head: where a group has more ranks than KV heads, it has some of them.
+  bool reproducible = false;
 };
 
 void attention(const AttentionArgs& args, RotaryCache& rotary, AttentionScratch& scratch);

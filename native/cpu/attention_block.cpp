@@ -12,6 +12,8 @@ constexpr int64_t kSpanKeys = 512;  // keys between two softmax updates where ke
 constexpr int64_t kDirectRows =
     16;  // up to here keys are read in place: transposing them would cost more than it saves
 
+constexpr int64_t kDirectTokens = 2;  // the same where heads may not count
+
 constexpr int64_t kBlocksAhead = 4;  // asked for while keys are read in place: nearer and further were slower
 constexpr int64_t kPieceRows = 4;    // of a block asked for at once
 
@@ -60,12 +62,18 @@ void AttentionBlock::request(const QueryGroup& group, KeyRange range, PagedCache
   });
 }
 
+// The two ways add in another order, so in a reproducible group tokens alone decide: few, since they may have many heads.
+bool AttentionBlock::reads_in_place(const QueryGroup& group) const {
+  if (spec_.head_dim % kPadding != 0) return false;
+  return reproducible_ ? group.tokens <= kDirectTokens : group.rows() <= kDirectRows;
+}
+
 // One query block: online softmax over the keys, tile by tile.
 void AttentionBlock::attend(const QueryGroup& group) {
   load_queries(group);
   const KeyRange first = visible(group, 0);
   const KeyRange last = visible(group, group.tokens - 1);
-  if (group.rows() <= kDirectRows && spec_.head_dim % kPadding == 0) {
+  if (reads_in_place(group)) {
     for (int64_t key = first.begin; key < last.end; key += kSpanKeys) {
       attend_in_place(group, {key, std::min(key + kSpanKeys, last.end)}, last.end);
     }

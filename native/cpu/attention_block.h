@@ -43,7 +43,8 @@ class AttentionBlock {
         cache_(cache),
         scratch_(scratch),
         kernels_(attention_kernels()),
-        width_(padded(args.spec.head_dim)) {}
+        width_(padded(args.spec.head_dim)),
+        reproducible_(args.reproducible) {}
 
   void attend(const QueryGroup& group);
 
@@ -53,6 +54,7 @@ class AttentionBlock {
   void store_outputs(const QueryGroup& group);
   void attend_tile(const QueryGroup& group, KeyRange tile, KeyRange next);
   void request(const QueryGroup& group, KeyRange range, PagedCache::Part part) const;
+  bool reads_in_place(const QueryGroup& group) const;
   void attend_in_place(const QueryGroup& group, KeyRange span, int64_t limit);
   void soften(const QueryGroup& group, int64_t begin, int64_t end, KeyRange tile, Rows scores);
   std::pair<int64_t, int64_t> rows_that_see(const QueryGroup& group, KeyRange tile) const;
@@ -76,6 +78,7 @@ class AttentionBlock {
   AttentionScratch& scratch_;
   const AttentionKernels& kernels_;
   int64_t width_;                                     // padded head dimension
+  bool reproducible_;
 };
 
 }  // namespace heddle::cpu

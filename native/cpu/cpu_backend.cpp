@@ -34,7 +34,7 @@ StepView CpuBackend::begin_step(const Step& step) {
 }
 
 void CpuBackend::embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) {
-  cpu::embed(step, weight, spec, y);
+  cpu::embed(step, weight, spec, reproducible_, y);
 }
 
 void CpuBackend::linear(View x, const Tensor& weight, const LinearSpec& spec, View y) {
@@ -68,7 +68,7 @@ void CpuBackend::experts(View x, View routing, const Tensor& gate_up, const Tens
 
 void CpuBackend::attention(const StepView& step, View qkv, const AttentionTensors& tensors, const AttentionSpec& spec,
                            View y) {
-  cpu::attention({step, qkv, tensors, spec, y}, rotary_, attention_scratch_);
+  cpu::attention({step, qkv, tensors, spec, y, reproducible_}, rotary_, attention_scratch_);
 }
 
 void CpuBackend::last_rows(const StepView& step, View x, View y) { cpu::last_rows(step, x, y); }

@@ -5,7 +5,7 @@
 
 namespace heddle::cpu {
 
-void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y) {
+void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, bool reproducible, View y) {
   const int32_t* ids = spec.by_position ? step.positions : step.tokens;
   const auto* table = static_cast<const char*>(weight.buffer.data());
   const auto width = static_cast<size_t>(y.width);
@@ -18,6 +18,8 @@ void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, Vi
     } else {
       convert(table + static_cast<size_t>(row) * row_bytes, weight.dtype, target, DType::float32, width);
       if (spec.scale != 1) std::transform(target, target + width, target, [&](float value) { return value * spec.scale; });
+      // -0 becomes +0, as it does wherever the zero row of another rank is added
+      if (reproducible) std::transform(target, target + width, target, [](float value) { return value + 0.0f; });
     }
   }
 }

@@ -1,8 +1,10 @@
-// y = sum over experts of weight * down · (kind(gate · x) * (up · x)), experts in the order of their numbers.
+// y = sum over experts of weight * down · (kind(gate · x) * (up · x)), experts in the order of their numbers; where pieces are asked for, one
+// such sum for each.
 #include "cpu/experts.h"
 
 #include <algorithm>
 
+#include "core/sum_tree.h"
 #include "cpu/row_kernels.h"
 
 namespace heddle::cpu {
@@ -49,29 +51,88 @@ const float* gather(const ExpertsCall& call, const int32_t* rows, int64_t count,
   return gathered.data();
 }
 
-void run_expert(const ExpertsCall& call, int64_t expert, const int32_t* rows, int64_t count, ExpertsScratch& scratch,
-                LinearScratch& linear_scratch) {
-  const int64_t width = call.x.width, inner = call.down.width();
-  const float* x = gather(call, rows, count, scratch.gathered);
+// Of the piece's part of the inner width: gate | up of `count` rows, then their gated product in front.
+void run_inner(const ExpertsCall& call, const ExpertsPiece& piece, int64_t expert, const float* x, int64_t count, ExpertsScratch& scratch,
+               LinearScratch& linear_scratch) {
+  const int64_t width = call.x.width, all = call.down.width(), inner = piece.inner;
   scratch.inner.resize(std::max(scratch.inner.size(), static_cast<size_t>(count * 2 * inner)));
-  scratch.result.resize(std::max(scratch.result.size(), static_cast<size_t>(count * width)));
-  linear({x, rows_from(call.gate_up, expert * 2 * inner), call.gate_up.dtype, scratch.inner.data(), count, width,
-          2 * inner, call.round_inputs},
-         linear_scratch);
+  const auto product = [&](int64_t row, int64_t rows, float* y) {
+    LinearArgs args = {x, rows_from(call.gate_up, row), call.gate_up.dtype, y, count, width, rows, call.round_inputs};
+    args.y_stride = 2 * inner;
+    linear(args, linear_scratch);
+  };
+  const int64_t gate = expert * 2 * all + piece.first_inner;
+  if (inner == all) {
+    product(gate, 2 * inner, scratch.inner.data());
+  } else {
+    product(gate, inner, scratch.inner.data());
+    product(gate + all, inner, scratch.inner.data() + inner);
+  }
   const RowKernels& kernels = row_kernels();
   for (int64_t i = 0; i < count; ++i) {  // row i of the result takes the place of what rows before it were made of
-    const float* gate = scratch.inner.data() + i * 2 * inner;
-    kernels.gated(call.spec.activation, gate, gate + inner, inner, scratch.inner.data() + i * inner);
+    const float* row = scratch.inner.data() + i * 2 * inner;
+    kernels.gated(call.spec.activation, row, row + inner, inner, scratch.inner.data() + i * inner);
   }
-  linear({scratch.inner.data(), rows_from(call.down, expert * width), call.down.dtype, scratch.result.data(), count,
-          inner, width, call.round_inputs},
-         linear_scratch);
+}
+
+// Adds to sum [rows, width].
+void run_expert(const ExpertsCall& call, const ExpertsPiece& piece, int64_t expert, float* sum, ExpertsScratch& scratch,
+                LinearScratch& linear_scratch) {
+  const int64_t width = call.x.width;
+  const int32_t* rows = scratch.rows.data() + scratch.first[static_cast<size_t>(expert)];
+  const int64_t count = scratch.first[static_cast<size_t>(expert) + 1] - scratch.first[static_cast<size_t>(expert)];
+  if (count == 0) return;
+  run_inner(call, piece, expert, gather(call, rows, count, scratch.gathered), count, scratch, linear_scratch);
+  scratch.result.resize(std::max(scratch.result.size(), static_cast<size_t>(count * width)));
+  const auto* down = static_cast<const std::byte*>(rows_from(call.down, expert * width)) +
+                     static_cast<size_t>(piece.first_inner) * size_of(call.down.dtype);
+  LinearArgs args = {scratch.inner.data(), down, call.down.dtype, scratch.result.data(), count, piece.inner, width, call.round_inputs};
+  args.weight_stride = call.down.width();
+  linear(args, linear_scratch);
   for (int64_t i = 0; i < count; ++i) {
     const float weight = weight_of(call, rows[i], expert);
     const float* result = scratch.result.data() + i * width;
-    float* y = call.y.floats() + rows[i] * width;
+    float* y = sum + rows[i] * width;
     for (int64_t k = 0; k < width; ++k) y[k] += weight * result[k];
   }
+}
+
+void run_piece(const ExpertsCall& call, const ExpertsPiece& piece, float* sum, ExpertsScratch& scratch, LinearScratch& linear_scratch) {
+  std::fill_n(sum, call.y.rows * call.y.width, 0.0f);
+  if (piece.inner == 0) return;
+  for (int64_t expert = piece.first_expert; expert < piece.end_expert; ++expert) {
+    run_expert(call, piece, expert, sum, scratch, linear_scratch);
+  }
+}
+
+// sum = the pieces [first, first + count) in the order of the tree. The second branch of each level has memory of its own, so that few
+// sums are held however many pieces there are.
+void run_branch(const ExpertsCall& call, const std::vector<ExpertsPiece>& pieces, size_t first, size_t count, size_t level, float* sum,
+                ExpertsScratch& scratch, LinearScratch& linear_scratch) {
+  if (count == 1) return run_piece(call, pieces[first], sum, scratch, linear_scratch);
+  const size_t branch = first_branch(count);
+  const auto size = static_cast<size_t>(call.y.rows * call.y.width);
+  run_branch(call, pieces, first, branch, level + 1, sum, scratch, linear_scratch);
+  if (scratch.branches.size() <= level) scratch.branches.resize(level + 1);
+  if (scratch.branches[level].size() < size) scratch.branches[level].resize(size);
+  float* second = scratch.branches[level].data();  // stays where it is: deeper levels move the vectors, not their elements
+  run_branch(call, pieces, first + branch, count - branch, level + 1, second, scratch, linear_scratch);
+  for (size_t i = 0; i < size; ++i) sum[i] += second[i];
+}
+
+void find_pieces(const ExpertsCall& call, int64_t experts, std::vector<ExpertsPiece>& pieces) {
+  const int64_t inner = call.down.width();
+  pieces.clear();
+  int64_t first = 0;
+  for (const int64_t count : call.spec.expert_chunks) {
+    pieces.push_back({first, first + count, 0, inner});
+    first += count;
+  }
+  for (const int64_t width : call.spec.chunks) {
+    pieces.push_back({0, experts, first, width});
+    first += width;
+  }
+  if (pieces.empty()) pieces.push_back({0, experts, 0, inner});
 }
 
 }  // namespace
@@ -79,12 +140,8 @@ void run_expert(const ExpertsCall& call, int64_t expert, const int32_t* rows, in
 void experts(const ExpertsCall& call, ExpertsScratch& scratch, LinearScratch& linear_scratch) {
   const int64_t count = call.down.rows() / call.x.width;
   group_rows(call, count, scratch);
-  std::fill_n(call.y.floats(), call.y.rows * call.y.width, 0.0f);
-  for (int64_t expert = 0; expert < count; ++expert) {
-    const int32_t first = scratch.first[static_cast<size_t>(expert)];
-    const int32_t end = scratch.first[static_cast<size_t>(expert) + 1];
-    if (end > first) run_expert(call, expert, scratch.rows.data() + first, end - first, scratch, linear_scratch);
-  }
+  find_pieces(call, count, scratch.pieces);
+  run_branch(call, scratch.pieces, 0, scratch.pieces.size(), 0, call.y.floats(), scratch, linear_scratch);
 }
 
 }  // namespace heddle::cpu

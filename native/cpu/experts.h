@@ -19,6 +19,12 @@ struct ExpertsCall {
   bool round_inputs;             // as in LinearArgs
 };
 
+// What one sum is taken over: some experts, and of each a part of its inner width.
+struct ExpertsPiece {
+  int64_t first_expert, end_expert;
+  int64_t first_inner, inner;
+};
+
 // Reusable memory of one rank's thread; it grows to what the largest call needs.
 struct ExpertsScratch {
   std::vector<int32_t> first;    // [experts + 1] into rows
@@ -26,6 +32,8 @@ struct ExpertsScratch {
   std::vector<float> gathered;   // [rows of an expert, width]
   std::vector<float> inner;      // [rows of an expert, 2 * inner], then its gated half in front
   std::vector<float> result;     // [rows of an expert, width]
+  std::vector<ExpertsPiece> pieces;
+  std::vector<std::vector<float>> branches;  // [rows, width] each: a sum for each level of the tree of pieces
 };
 
 void experts(const ExpertsCall& call, ExpertsScratch& scratch, LinearScratch& linear_scratch);

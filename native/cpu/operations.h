@@ -7,7 +7,7 @@
 
 namespace heddle::cpu {
 
-void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, View y);
+void embed(const StepView& step, const Tensor& weight, const EmbedSpec& spec, bool reproducible, View y);
 void add_bias(View x, const Tensor& bias, View y);
 void add(View a, View b, View y);
 void slice(View x, int64_t start, View y);
