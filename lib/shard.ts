@@ -28,7 +28,29 @@ export interface HeadShard {
   queries: Range
   keyValues: Range
   kvHeadOfQuery: number[]
+  /** query heads of each piece that the contraction of their outputs is taken in; absent: one sum */
+  chunks?: number[]
 }
+
+/** What a contraction's length is dealt out to, which a group is. */
+export interface Ranks {
+  size: number
+  /** results do not depend on the size, one of 1, 2, 4 and 8. Default false */
+  reproducible?: boolean
+}
+
+/** The parts of a length that is summed over. */
+export interface Split {
+  ranges: readonly Range[]
+  /**
+   * per rank, from the start of its range on: the lengths of the pieces that are summed by themselves and then added by a tree. 0 where there
+   * are fewer elements than pieces: a sum of nothing, +0. Absent: one sum
+   */
+  chunks?: readonly number[][]
+}
+
+/** The pieces that a reproducible group takes every contraction in, whatever its size, which divides this. */
+const pieceCount = 8
 
 export const largestGroupSize = 64
 
@@ -57,7 +79,10 @@ export function validSizes(...dimensions: number[]): number[] {
 }
 
 /** Sizes up to `largestGroupSize` that leave every rank one of `count` at least. */
-export const sizesUpTo = (count: number): number[] => Array.from({ length: Math.min(count, largestGroupSize) }, (_, i) => i + 1)
+export function sizesUpTo(count: number, { reproducible }: Pick<Ranks, 'reproducible'> = {}): number[] {
+  const sizes = Array.from({ length: Math.min(count, largestGroupSize) }, (_, i) => i + 1)
+  return sizes.filter((size) => !reproducible || pieceCount % size === 0)
+}
 
 /** Equal contiguous parts, one per rank; `where` and `dimension` name the caller's quantity in the error. */
 export function splitEvenly(where: string, dimension: string, value: number, size: number): Range[] {
@@ -95,6 +120,30 @@ export function splitWidth(where: string, dimension: string, value: number, size
   )
 }
 
+/** As `splitWidth`, of a length that is summed over; in a reproducible group a rank has whole pieces of those that the size 8 would have. */
+export function splitContraction(where: string, dimension: string, value: number, ranks: Ranks, strict = false): Split {
+  const { size, reproducible } = ranks
+  if (!reproducible) return { ranges: splitWidth(where, dimension, value, size, strict) }
+  if (strict) splitEvenly(where, dimension, value, size) // refuses
+  return dealOut(splitWidth(where, dimension, value, pieceCount), size)
+}
+
+/** As `splitBalanced`, of things that are summed over. Ranks at the end may have none. */
+export function splitCount(value: number, { size, reproducible }: Ranks): Split {
+  return reproducible ? dealOut(splitBalanced(value, pieceCount), size) : { ranges: splitBalanced(value, size) }
+}
+
+/** Consecutive pieces for each rank. Empty ones are last: they add up to one zero where a rank has no other. */
+function dealOut(pieces: readonly Range[], size: number): { ranges: Range[]; chunks: number[][] } {
+  const each = pieces.length / size
+  const held = Array.from({ length: size }, (_, rank) => pieces.slice(rank * each, (rank + 1) * each))
+  const ranges = held.map((own): Range => {
+    const [start, end] = [own[0]!.start, own.at(-1)!.end]
+    return start === end ? { start, end, padding: 1 } : { start, end }
+  })
+  return { ranges, chunks: held.map((own) => own.map(lengthOf)) }
+}
+
 /** Parts of ceil(value / size) elements; the last ranks hold fewer, or none, of the real ones and are padded to the common length. */
 export function splitPadded(value: number, size: number): { ranges: Range[]; localLength: number } {
   const localLength = Math.ceil(value / size)
@@ -118,26 +167,32 @@ export const scaled = (range: Range, factor: number): Range => ({ start: range.s
 /**
  * Contiguous query heads per rank, as even as possible, and the KV heads that they touch. While the size is at most the number of KV heads
  * a rank has whole groups, so that each KV head is on one rank; beyond, it is copied to all ranks whose queries read it (KV-head
- * replication, as in vLLM). `strict` refuses what does not divide `headCount`. Throws `invalid_argument` with the valid sizes.
+ * replication, as in vLLM). In a reproducible group a rank has whole pieces of those that the largest size would have. `strict` refuses what
+ * does not divide `headCount`. Throws `invalid_argument` with the valid sizes.
  */
-export function splitHeads(where: string, headCount: number, kvHeadCount: number, size: number, strict = false): HeadShard[] {
+export function splitHeads(where: string, headCount: number, kvHeadCount: number, ranks: Ranks, strict = false): HeadShard[] {
   const queriesPerKvHead = headCount / kvHeadCount
-  return splitQueries(where, headCount, kvHeadCount, size, strict).map((queries) => {
+  const { ranges, chunks } = splitQueries(where, headCount, kvHeadCount, ranks, strict)
+  return ranges.map((queries, rank) => {
     const kvHead = (query: number): number => Math.floor(query / queriesPerKvHead)
     const keyValues = { start: kvHead(queries.start), end: kvHead(queries.end - 1) + 1 }
     const kvHeadOfQuery = Array.from({ length: lengthOf(queries) }, (_, i) => kvHead(queries.start + i) - keyValues.start)
-    return { queries, keyValues, kvHeadOfQuery }
+    return { queries, keyValues, kvHeadOfQuery, ...(chunks && { chunks: chunks[rank]! }) }
   })
 }
 
-function splitQueries(where: string, headCount: number, kvHeadCount: number, size: number, strict: boolean): Range[] {
+function splitQueries(where: string, headCount: number, kvHeadCount: number, ranks: Ranks, strict: boolean): Split {
+  const { size, reproducible } = ranks
   if (strict) splitEvenly(where, 'headCount', headCount, size) // refuses; a valid size is split as without it
-  if (size <= kvHeadCount) return splitBalanced(kvHeadCount, size).map((groups) => scaled(groups, headCount / kvHeadCount))
-  if (size <= headCount) return splitBalanced(headCount, size)
-  const sizes = sizesUpTo(headCount)
-  throw new HeddleError('invalid_argument', `${where}: headCount ${headCount} is less than group size ${size}; valid sizes: ${sizes.join(', ')}`, {
-    details: { dimension: 'headCount', value: headCount, size, validSizes: sizes }
-  })
+  if (size > headCount) {
+    const sizes = sizesUpTo(headCount, ranks)
+    throw new HeddleError('invalid_argument', `${where}: headCount ${headCount} is less than group size ${size}; valid sizes: ${sizes.join(', ')}`, {
+      details: { dimension: 'headCount', value: headCount, size, validSizes: sizes }
+    })
+  }
+  const parts = (count: number): Range[] =>
+    count <= kvHeadCount ? splitBalanced(kvHeadCount, count).map((groups) => scaled(groups, headCount / kvHeadCount)) : splitBalanced(headCount, count)
+  return reproducible ? dealOut(parts(sizesUpTo(headCount, ranks).at(-1)!), size) : { ranges: parts(size) }
 }
 
 const widthOf = ({ shape }: WeightSource): number => shape.slice(1).reduce((product, length) => product * length, 1)

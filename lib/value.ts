@@ -41,6 +41,9 @@ export interface ExpertsInputs {
   /** per rank: the number of the first expert that it holds */
   firstExperts: readonly number[]
   expertsPerToken: number
+  /** per rank: pieces of the inner width, or of the experts that it holds, that are summed by themselves and added by a tree */
+  chunks?: readonly number[][]
+  expertChunks?: readonly number[][]
 }
 
 interface NodeInit {
@@ -67,8 +70,11 @@ export class Value {
     return this.layout === 'sharded' ? this.widths.reduce((sum, width) => sum + width, 0) : this.widths[0]!
   }
 
-  /** `y = x · weightᵀ`: sharded by a weight that is split by rows, a partial sum by one that is split by columns. */
-  linear(weight: Tensor): Value {
+  /**
+   * `y = x · weightᵀ`: sharded by a weight that is split by rows, a partial sum by one that is split by columns. `chunks`, per rank: the widths
+   * of the pieces of x that are summed by themselves and added by a tree; see `Split` in shard.ts.
+   */
+  linear(weight: Tensor, chunks?: readonly number[][]): Value {
     const expected = weight.sharding === 'columns' ? 'sharded' : 'replicated'
     if (this.recorder.size > 1) this.#expect('linear', expected)
     this.#expectWidths(
@@ -76,7 +82,8 @@ export class Value {
       this.recorder.ranks.map((rank) => weight.width(rank))
     )
     const layout = ({ rows: 'sharded', columns: 'partial', replicated: 'replicated' } as const)[weight.sharding]
-    return this.#node('linear', { tensors: [weight], widths: this.recorder.ranks.map((rank) => weight.rows(rank)), layout })
+    const attributes = { ...(chunks && { chunks: new PerRank(chunks) }) }
+    return this.#node('linear', { tensors: [weight], attributes, widths: this.recorder.ranks.map((rank) => weight.rows(rank)), layout })
   }
 
   /** Adds a vector to every row; the bias is split as the value is. A partial sum is refused: each rank would add the bias. */
@@ -165,7 +172,7 @@ export class Value {
   }
 
   /** The sum over the experts whose weight in `routing` is not 0 of that weight times `down(kind(gate(x)) * up(x))`: a partial sum, or all of it of whole weights. */
-  experts(routing: Value, { gateUp, down, kind, firstExperts, expertsPerToken }: ExpertsInputs): Value {
+  experts(routing: Value, { gateUp, down, kind, firstExperts, expertsPerToken, chunks, expertChunks }: ExpertsInputs): Value {
     this.#expect('experts', 'replicated')
     routing.#expect('experts', 'replicated')
     this.#expectWidths(
@@ -175,7 +182,13 @@ export class Value {
     return this.#node('experts', {
       inputs: [this, routing],
       tensors: [gateUp, down],
-      attributes: { kind, firstExpert: new PerRank(firstExperts), expertsPerToken },
+      attributes: {
+        kind,
+        firstExpert: new PerRank(firstExperts),
+        expertsPerToken,
+        ...(chunks && { chunks: new PerRank(chunks) }),
+        ...(expertChunks && { expertChunks: new PerRank(expertChunks) })
+      },
       layout: gateUp.sharding === 'replicated' ? 'replicated' : 'partial'
     })
   }

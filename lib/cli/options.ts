@@ -78,7 +78,8 @@ export const planFlags = {
   revision: loadFlags.revision,
   strict: loadFlags.strict,
   tpPlan: loadFlags.tpPlan,
-  expertParallel: loadFlags.expertParallel
+  expertParallel: loadFlags.expertParallel,
+  reproducible: loadFlags.reproducible
 } satisfies FlagTable<PlanOptions>
 
 const { maxTokens: _, gpuMemoryUtilization: _utilization, prefixReuse: _reuse, tpSize: _size, ...verifiedLoad } = loadFlags

@@ -74,7 +74,7 @@ export async function loadModel(nameOrFolder: string, options: PretrainedOptions
   const folder = await modelFolder(nameOrFolder, { ...(revision !== undefined && { revision }), ...(onProgress && { onProgress }), ...(signal && { signal }) })
   const config = await readModelConfig(folder)
   const plan = planOf(where, options.tpPlan ?? 'auto', config, options.expertParallel)
-  checkSize(config, tpSize, plan, options.strict)
+  checkSize(config, tpSize, plan, { strict: options.strict ?? false, reproducible: options.reproducible ?? false })
   const generationConfig = await readGenerationConfig(folder, config.vocabSize)
   const checkpoint = await Checkpoint.open(folder)
   const tokenizer = (await hasTokenizer(folder)) ? await AutoTokenizer.fromPretrained(folder) : undefined
@@ -136,7 +136,7 @@ function planGpuCache(decoder: Decoder, checkpoint: Checkpoint, options: Pretrai
     rank,
     device,
     weightBytes: decoder.weightBytes(rank, checkpoint),
-    workspaceBytes: workspaceEstimate(config, group.size, limits, decoder.plan),
+    workspaceBytes: workspaceEstimate(config, group, limits, decoder.plan),
     cacheBytesPerToken: decoder.cacheBytesPerToken(rank)
   }))
   return planGpuCacheTokens(shares, cudaMemory, gpuMemoryUtilization, {

@@ -4,7 +4,7 @@ import { HeddleError } from '../errors'
 import type { Group } from '../group'
 import type { HostTensor } from '../tensor'
 import { lengthOf, scaled, splitHeads } from '../shard'
-import type { HeadShard } from '../shard'
+import type { HeadShard, Split } from '../shard'
 import type { Value } from '../value'
 import { Layer, replicated } from './layer'
 import type { ParallelOptions, Parameter } from './layer'
@@ -56,7 +56,8 @@ const knownOptions = [
 /**
  * `load`: `q_proj.weight` [headCount · headDim, hiddenSize], `k_proj.weight` and `v_proj.weight` [kvHeadCount · headDim, hiddenSize],
  * `o_proj.weight` [hiddenSize, headCount · headDim], with biases `….bias`, with norms `q_norm.weight` and `k_norm.weight` [headDim].
- * Heads go to ranks as evenly as can be; where the size exceeds the KV heads, these are replicated. Throws `invalid_argument` where there are
+ * Heads go to ranks as evenly as can be (in a reproducible group: in whole eighths of them, or quarters, or halves); where a KV head's queries
+ * are on several ranks, it is replicated. Throws `invalid_argument` where there are
  * fewer heads than ranks, or with `strict` where headCount does not divide.
  */
 export class TPAttention extends Layer {
@@ -80,9 +81,8 @@ export class TPAttention extends Layer {
     this.headDim = headDim
     this.kvHeadCount = kvHeadCount
     const { parallel = true } = options
-    const whole = splitHeads('TPAttention', headCount, kvHeadCount, 1)[0]!
-    const { size } = group
-    this.shards = parallel ? splitHeads('TPAttention', headCount, kvHeadCount, size, strict) : Array.from({ length: size }, () => whole)
+    const whole = (): HeadShard => splitHeads('TPAttention', headCount, kvHeadCount, { size: 1 })[0]!
+    this.shards = parallel ? splitHeads('TPAttention', headCount, kvHeadCount, group, strict) : Array.from({ length: group.size }, whole)
     this.#normEps = options.queryKeyNorm ? ((options.queryKeyNorm === true ? undefined : options.queryKeyNorm.eps) ?? 1e-6) : undefined
     this.#normIncrement = typeof options.queryKeyNorm === 'object' && options.queryKeyNorm.unitOffset ? 1 : 0
     this.#rope =
@@ -101,7 +101,13 @@ export class TPAttention extends Layer {
       false,
       parallel
     )
-    this.#out = new RowParallelLinear(group, headCount * headDim, hiddenSize, { bias: outputBias, parallel }, queries)
+    this.#out = new RowParallelLinear(group, headCount * headDim, hiddenSize, { bias: outputBias, parallel }, { ranges: queries, ...this.#outputChunks() })
+  }
+
+  /** The output projection sums over the heads of each piece by themselves. */
+  #outputChunks(): Pick<Split, 'chunks'> {
+    const chunks = this.shards.map((shard) => shard.chunks?.map((heads) => heads * this.headDim) ?? [])
+    return this.shards[0]!.chunks ? { chunks } : {}
   }
 
   protected override parameters(): Parameter[] {

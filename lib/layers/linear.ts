@@ -3,8 +3,8 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
-import { everything, heldLength, lengthOf, onEveryRank, splitWidth } from '../shard'
-import type { Range } from '../shard'
+import { everything, heldLength, lengthOf, onEveryRank, splitContraction } from '../shard'
+import type { Range, Split } from '../shard'
 import type { HostTensor, Tensor } from '../tensor'
 import type { Value } from '../value'
 import { Layer } from './layer'
@@ -110,8 +110,9 @@ export class ColumnParallelLinear extends Layer {
     const { bias = true, gatherOutput = false, skipBiasAdd = false, parallel = true, strict } = options
     this.gatherOutput = gatherOutput
     this.skipBiasAdd = skipBiasAdd
-    const { size } = group
-    const ranges = parallel ? splitWidth('ColumnParallelLinear', 'outFeatures', outFeatures, size, strict) : onEveryRank(outFeatures, size)
+    // as what takes it in will sum over it
+    const split = (): readonly Range[] => splitContraction('ColumnParallelLinear', 'outFeatures', outFeatures, group, strict).ranges
+    const ranges = parallel ? split() : onEveryRank(outFeatures, group.size)
     this.localOutFeatures = Math.max(...ranges.map(lengthOf))
     this.#linear = new MergedColumnParallelLinear(
       group,
@@ -162,14 +163,15 @@ export class RowParallelLinear extends Layer {
   readonly skipBiasAdd: boolean
   readonly parallel: boolean
   readonly #ranges: readonly Range[]
+  readonly #chunks: readonly number[][] | undefined
 
-  /** `ranges` splits the input features otherwise than evenly: attention gives the features of whole heads. */
+  /** `split` parts the input features otherwise than evenly: attention gives the features of whole heads. */
   constructor(
     group: Group,
     readonly inFeatures: number,
     readonly outFeatures: number,
     options: RowParallelOptions = {},
-    ranges?: readonly Range[]
+    split?: Split
   ) {
     super(group)
     checkPositive('RowParallelLinear', { inFeatures, outFeatures })
@@ -187,8 +189,10 @@ export class RowParallelLinear extends Layer {
     this.reduceResults = reduceResults
     this.skipBiasAdd = skipBiasAdd
     this.parallel = parallel
-    const split = (): readonly Range[] => ranges ?? splitWidth('RowParallelLinear', 'inFeatures', inFeatures, group.size, strict)
-    this.#ranges = parallel ? split() : onEveryRank(inFeatures, group.size)
+    const parted = (): Split => split ?? splitContraction('RowParallelLinear', 'inFeatures', inFeatures, group, strict)
+    const { ranges, chunks } = parallel ? parted() : { ranges: onEveryRank(inFeatures, group.size) }
+    this.#ranges = ranges
+    this.#chunks = chunks
   }
 
   protected override parameters(): Parameter[] {
@@ -219,7 +223,7 @@ export class RowParallelLinear extends Layer {
 
   /** `[tokens, inFeatures]`, sharded if `inputIsParallel`, → `[tokens, outFeatures]` on every rank, or partial without `reduceResults`. */
   forward(x: Value): Value {
-    const sum = (this.inputIsParallel || !this.parallel ? x : this.#sharded(x)).linear(this.tensor('weight'))
+    const sum = (this.inputIsParallel || !this.parallel ? x : this.#sharded(x)).linear(this.tensor('weight'), this.#chunks)
     if (!this.reduceResults) return sum
     const y = this.parallel ? sum.allReduce() : sum
     return this.hasBias && !this.skipBiasAdd ? y.addBias(this.tensor('bias')) : y

@@ -2,7 +2,8 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError } from '../errors'
 import type { Group } from '../group'
-import { onEveryRank, splitWidth } from '../shard'
+import { onEveryRank, splitContraction } from '../shard'
+import type { Split } from '../shard'
 import type { ActivationKind, Value } from '../value'
 import { Layer } from './layer'
 import type { ParallelOptions } from './layer'
@@ -46,8 +47,10 @@ export class TPMLP extends Layer {
     checkActivation('TPMLP', activation)
     this.gated = gated
     this.activation = activation
-    const { size } = group
-    const ranges = parallel ? splitWidth('TPMLP', 'intermediateSize', intermediateSize, size, strict) : onEveryRank(intermediateSize, size)
+    const split: Split = parallel
+      ? splitContraction('TPMLP', 'intermediateSize', intermediateSize, group, strict)
+      : { ranges: onEveryRank(intermediateSize, group.size) }
+    const { ranges } = split
     const prefixes = gated ? ['gate_proj.', 'up_proj.'] : ['fc1.']
     this.#up = new MergedColumnParallelLinear(
       group,
@@ -57,7 +60,7 @@ export class TPMLP extends Layer {
       false,
       parallel
     )
-    this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias, parallel }, ranges)
+    this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias, parallel }, split)
   }
 
   protected override children(): [string, Layer][] {

@@ -3,9 +3,9 @@
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import type { Group } from '../group'
-import { everything, lengthOf, onEveryRank, splitBalanced, splitWidth } from '../shard'
-import type { Range } from '../shard'
-import type { ActivationKind, Value } from '../value'
+import { everything, lengthOf, onEveryRank, splitContraction, splitCount } from '../shard'
+import type { Range, Split } from '../shard'
+import type { ActivationKind, ExpertsInputs, Value } from '../value'
 import { Layer } from './layer'
 import type { ParallelOptions, Parameter, ParameterPart } from './layer'
 import { checkActivation } from './mlp'
@@ -50,6 +50,7 @@ export class TPMoE extends Layer {
   /** per rank: the experts that it holds, and the part of their inner width */
   readonly #experts: readonly Range[]
   readonly #inner: readonly Range[]
+  readonly #chunks: Pick<ExpertsInputs, 'chunks' | 'expertChunks'>
 
   constructor(group: Group, options: MoEOptions) {
     super(group)
@@ -68,8 +69,10 @@ export class TPMoE extends Layer {
     const whole = (length: number): Range[] => onEveryRank(length, group.size)
     if (!expertParallel) {
       this.#experts = whole(expertCount)
-      const split = (): Range[] => splitWidth('TPMoE', 'intermediateSize', intermediateSize, group.size, strict)
-      this.#inner = parallel ? split() : whole(intermediateSize)
+      const split = (): Split => splitContraction('TPMoE', 'intermediateSize', intermediateSize, group, strict)
+      const { ranges, chunks } = parallel ? split() : { ranges: whole(intermediateSize) }
+      this.#inner = ranges
+      this.#chunks = chunks ? { chunks } : {}
       return
     }
     if (strict && expertCount < group.size) {
@@ -77,7 +80,8 @@ export class TPMoE extends Layer {
       throw new HeddleError('invalid_argument', text, { details: { dimension: 'expertCount', value: expertCount, size: group.size } })
     }
     // no tensor is empty: a rank without experts holds a column of zeros in place of the first one's width
-    const shares = splitBalanced(expertCount, group.size)
+    const { ranges: shares, chunks: expertChunks } = splitCount(expertCount, group)
+    this.#chunks = expertChunks ? { expertChunks } : {}
     this.#experts = shares.map((share) => (lengthOf(share) > 0 ? share : { start: 0, end: 1 }))
     this.#inner = shares.map((share) => (lengthOf(share) > 0 ? everything(intermediateSize) : { start: 0, end: 0, padding: 1 }))
   }
@@ -127,7 +131,7 @@ export class TPMoE extends Layer {
     const routing = x.linear(this.tensor('router')).route(expertsPerToken, normalized)
     const firstExperts = this.#experts.map(({ start }) => start)
     const weights = { gateUp: this.tensor('gateUp'), down: this.tensor('down') }
-    const y = x.experts(routing, { ...weights, kind: this.activation, firstExperts, expertsPerToken })
+    const y = x.experts(routing, { ...weights, kind: this.activation, firstExperts, expertsPerToken, ...this.#chunks })
     return parallel ? y.allReduce() : y
   }
 }

@@ -70,7 +70,7 @@ export class Decoder {
     /** what each part is told */
     readonly plan: DecoderPlan
   ) {
-    checkSize(config, group.size, plan)
+    checkSize(config, group.size, plan, { reproducible: group.reproducible })
     const { hiddenSize, vocabSize, maxPositionEmbeddings, scaledEmbedding, tieWordEmbeddings } = config
     this.#names = familyNamed(config.modelType).tensors
     // rounded as the product with a table in that type is
@@ -269,18 +269,24 @@ const isParallel = ({ split }: ResolvedPart): boolean => split !== 'replicate'
 
 const placed = (layer: Layer, module: string): PlacedLayer => ({ layer, modules: [module], transposed: false })
 
+export interface SizeOptions {
+  strict?: boolean
+  /** of the valid sizes, name those that such a group can have */
+  reproducible?: boolean
+}
+
 /**
  * Throws `invalid_argument` with the valid sizes for a size that exceeds the query heads, where attention is split; with `strict` also for one
  * that does not divide what is split of heads and widths, or exceeds the experts that are dealt out whole.
  */
-export function checkSize(config: ModelConfig, tpSize: number, plan: DecoderPlan, strict = false): void {
+export function checkSize(config: ModelConfig, tpSize: number, plan: DecoderPlan, { strict = false, reproducible = false }: SizeOptions = {}): void {
   const { headCount } = config
-  if (strict) return checkDivisor(config, tpSize, plan)
+  if (strict) return checkDivisor(config, tpSize, plan, reproducible)
   if (tpSize <= headCount || !plan.attention.some(isParallel)) return
-  throw wrongSize(`headCount ${headCount} is less than`, 'headCount', headCount, tpSize, sizesUpTo(headCount))
+  throw wrongSize(`headCount ${headCount} is less than`, 'headCount', headCount, tpSize, sizesUpTo(headCount, { reproducible }))
 }
 
-function checkDivisor(config: ModelConfig, tpSize: number, { attention, mlp }: DecoderPlan): void {
+function checkDivisor(config: ModelConfig, tpSize: number, { attention, mlp }: DecoderPlan, reproducible: boolean): void {
   const { headCount, intermediateSize, layers, experts } = config
   const hasMLP = (isSparse: boolean, split: Split): boolean => layers.some(({ sparse }, i) => sparse === isSparse && mlp[i]!.split === split)
   const widths = {
@@ -289,7 +295,7 @@ function checkDivisor(config: ModelConfig, tpSize: number, { attention, mlp }: D
     ...(hasMLP(true, 'split') && { expertWidth: experts!.intermediateSize })
   }
   const most = hasMLP(true, 'experts') ? experts!.expertCount : Infinity
-  const sizes = validSizes(...Object.values(widths)).filter((size) => size <= most)
+  const sizes = sizesUpTo(most, { reproducible }).filter((size) => validSizes(...Object.values(widths)).includes(size))
   const [dim, value] = Object.entries(widths).find(([, width]) => width % tpSize !== 0) ?? []
   if (dim !== undefined) throw wrongSize(`${dim} ${value} is not divisible by`, dim, value!, tpSize, sizes)
   if (tpSize > most) throw wrongSize(`expertCount ${most} is less than`, 'expertCount', most, tpSize, sizes)

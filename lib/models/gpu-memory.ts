@@ -1,7 +1,8 @@
 // Whether a model fits onto its GPUs, asked before its memory is taken: what the ranks of a GPU hold first, then as large a KV cache as is
 // wanted and fits. Rule: pure functions; what is free is asked by the caller.
 import { HeddleError } from '../errors'
-import { heldLength, lengthOf, splitHeads, splitWidth } from '../shard'
+import { heldLength, lengthOf, splitContraction, splitHeads } from '../shard'
+import type { Ranks } from '../shard'
 import type { ModelConfig } from './config'
 import type { DecoderPlan } from './plan-parts'
 import type { ResolvedPart } from './tp-plan'
@@ -89,15 +90,16 @@ class GpuPlan {
  */
 export function workspaceEstimate(
   config: ModelConfig,
-  size: number,
+  { size, reproducible = false }: Ranks,
   limits: { maxTokens: number; maxSequences: number },
   { attention, mlp, head, embedding }: DecoderPlan
 ): number {
   const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, vocabSize, experts } = config
   const sizeOf = (parts: readonly ResolvedPart[]): number => (parts.some(({ split }) => split === 'replicate') ? 1 : size)
-  const shards = splitHeads('workspace', headCount, kvHeadCount, sizeOf(attention))
+  const ranksOf = (parts: readonly ResolvedPart[]): Ranks => ({ size: sizeOf(parts), reproducible })
+  const shards = splitHeads('workspace', headCount, kvHeadCount, ranksOf(attention))
   const heads = Math.max(...shards.map(({ queries, keyValues }) => lengthOf(queries) + 2 * lengthOf(keyValues)))
-  const inner = Math.max(...splitWidth('workspace', 'intermediateSize', intermediateSize, sizeOf(mlp)).map(heldLength))
+  const inner = Math.max(...splitContraction('workspace', 'intermediateSize', intermediateSize, ranksOf(mlp)).ranges.map(heldLength))
   const routing = 2 * (experts?.expertCount ?? 0)
   const width = 6 * hiddenSize + 2 * heads * headDim + 3 * inner + routing
   const logits = 2 * limits.maxSequences * Math.ceil(vocabSize / sizeOf([head ?? embedding]))

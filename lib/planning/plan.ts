@@ -1,8 +1,8 @@
 // Whether and how a model fits, before a weight is read: sizes, bytes of every rank, collectives, and what a GPU would make of it.
 import { checkFlags, checkOptions } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
-import { dtypes, maxGroupSize } from '../group'
-import type { DType } from '../group'
+import { checkReproducible, dtypes, maxGroupSize } from '../group'
+import type { DType, Group } from '../group'
 import { modelFolder } from '../hub/fetch-model'
 import { KVCaches } from '../kv-caches'
 import { Checkpoint } from '../models/checkpoint'
@@ -10,6 +10,7 @@ import { parseModelConfig, readModelConfig } from '../models/config'
 import type { ModelConfig } from '../models/config'
 import { ConfigFields } from '../models/config-fields'
 import { checkSize, Decoder } from '../models/decoder'
+import type { SizeOptions } from '../models/decoder'
 import { workspaceEstimate } from '../models/gpu-memory'
 import type { PlanExplanation } from '../models/plan-explanation'
 import { planOf } from '../models/plan-parts'
@@ -34,6 +35,8 @@ export interface PlanOptions {
   expertParallel?: boolean
   /** sizes that divide heads and widths alone */
   strict?: boolean
+  /** results that do not depend on the size: 1, 2, 4 and 8 alone */
+  reproducible?: boolean
   /** as `AutoModelForCausalLM.fromPretrained` takes it. Default `auto` */
   tpPlan?: TPPlan
   /** adds to each size what becomes of every parameter */
@@ -83,7 +86,7 @@ export interface TensorParallelPlan {
 }
 
 const where = 'planTensorParallel'
-export const planOptions = ['tpSize', 'dtype', 'gpu', 'expertParallel', 'strict', 'tpPlan', 'explain', 'revision'] as const
+export const planOptions = ['tpSize', 'dtype', 'gpu', 'expertParallel', 'strict', 'reproducible', 'tpPlan', 'explain', 'revision'] as const
 const prefillTokens = 2048
 const usableMemory = 0.9
 const limits = { maxTokens: 2048, maxSequences: 64 }
@@ -95,14 +98,14 @@ const limits = { maxTokens: 2048, maxSequences: 64 }
  */
 export async function planTensorParallel(model: string | object, options: PlanOptions = {}): Promise<TensorParallelPlan> {
   const { config, dtype, stored } = await sourceOf(model, checkPlanOptions(options))
-  const { tpSize, gpu, explain = false, strict = false } = options
+  const { tpSize, gpu, explain = false, strict = false, reproducible = false } = options
   const split = planOf(where, options.tpPlan ?? 'auto', config, options.expertParallel)
   const profile = gpu === undefined ? undefined : profileOf(gpu)
-  const refusals = new Map(range(maxGroupSize).map((size) => [size, refusalOf(config, size, split, strict)]))
+  const refusals = new Map(range(maxGroupSize).map((size) => [size, refusalOf(config, size, split, { strict, reproducible })]))
   const validSizes = range(maxGroupSize).filter((size) => !refusals.get(size))
   const wanted = tpSize === undefined ? validSizes.filter((size) => size <= 8) : [tpSize].filter((size) => validSizes.includes(size))
   const sizes: SizePlan[] = []
-  for (const size of wanted) sizes.push(await planSize(config, size, split, { dtype, stored, explain }, profile))
+  for (const size of wanted) sizes.push(await planSize(config, size, split, { dtype, stored, explain, reproducible }, profile))
   const why = tpSize === undefined ? undefined : refusals.get(tpSize)
   const refused = why && { refused: { tpSize: tpSize!, why, nearest: nearest(validSizes, tpSize!) } }
   return { modelType: config.modelType, dtype, validSizes, sizes, ...refused, ...(split.warnings.length > 0 && { warnings: split.warnings }) }
@@ -112,10 +115,10 @@ async function planSize(
   config: ModelConfig,
   tpSize: number,
   split: DecoderPlan,
-  { dtype, stored, explain }: { dtype: DType; stored: DType; explain: boolean },
+  { dtype, stored, explain, reproducible }: { dtype: DType; stored: DType; explain: boolean; reproducible: boolean },
   profile: GpuProfile | undefined
 ): Promise<SizePlan> {
-  const { group, notes } = notedGroup(tpSize, dtype)
+  const { group, notes } = notedGroup(tpSize, dtype, reproducible)
   const decoder = new Decoder(group, config, split)
   await decoder.loadPlaceholders(stored)
   const weights = [...notes.tensors.values()].filter((specs) => specs[0]!.role === 'weight')
@@ -129,12 +132,12 @@ async function planSize(
       rank,
       weightBytes: weights.reduce((sum, specs) => sum + bytes(specs, rank), 0),
       cacheBytesPer1kTokens: 1000 * decoder.cacheBytesPerToken(rank),
-      workspaceBytes: workspaceEstimate(config, tpSize, limits, decoder.plan)
+      workspaceBytes: workspaceEstimate(config, group, limits, decoder.plan)
     }
   })
   const costs = ranks.map(({ rank }) => tokenCost(notes.programs[0]!.nodes[rank]!, rank, notes.tensors, config))
   const { allReduceWidths, otherCollectives } = costs[0]!
-  const bytesPerToken = tpSize === 1 ? 0 : allReduceWidths.reduce((sum, width) => sum + width * elementBytes(dtype), 0)
+  const bytesPerToken = tpSize === 1 ? 0 : allReduceWidths.reduce((sum, width) => sum + width * reducedBytes(group, dtype), 0)
   const counts = tpSize === 1 ? { allReduces: 0, others: 0 } : { allReduces: allReduceWidths.length, others: otherCollectives }
   return {
     tpSize,
@@ -145,14 +148,19 @@ async function planSize(
   }
 }
 
+/** Of an element of an all-reduce: a reproducible group rounds no partial sum. */
+const reducedBytes = ({ reproducible }: Group, dtype: DType): number => (reproducible ? 4 : elementBytes(dtype))
+
 /** docs/performance.md derives the formulas: the slowest rank's bytes or operations at the GPU's rates, and its all-reduces. */
-function predict({ config, plan }: Decoder, ranks: RankPlan[], costs: TokenCost[], dtype: DType, gpu: GpuProfile): Prediction {
+function predict({ config, plan, group }: Decoder, ranks: RankPlan[], costs: TokenCost[], dtype: DType, gpu: GpuProfile): Prediction {
   const size = ranks.length
   const most = (values: number[]): number => Math.max(...values)
   const communication = (tokens: number): number =>
-    size === 1 ? 0 : costs[0]!.allReduceWidths.reduce((sum, width) => sum + allReduceSeconds(gpu, size, tokens * width * elementBytes(dtype)), 0)
+    size === 1 ? 0 : costs[0]!.allReduceWidths.reduce((sum, width) => sum + allReduceSeconds(gpu, size, tokens * width * reducedBytes(group, dtype)), 0)
   const decode = most(costs.map((cost) => cost.weightBytesRead)) / gpu.readRate + communication(1)
-  const headsOf = (ranks: number): number => most(splitHeads(where, config.headCount, config.kvHeadCount, ranks).map(({ queries }) => lengthOf(queries)))
+  const { reproducible } = group
+  const headsOf = (size: number): number =>
+    most(splitHeads(where, config.headCount, config.kvHeadCount, { size, reproducible }).map(({ queries }) => lengthOf(queries)))
   const heads = plan.attention.reduce((sum, { split }) => sum + headsOf(split === 'replicate' ? 1 : size), 0)
   const attention = 2 * heads * config.headDim * prefillTokens ** 2
   const linear = most(costs.map((cost) => prefillTokens * cost.operations + cost.headOperations))
@@ -197,8 +205,8 @@ async function sourceOf(model: unknown, { dtype = 'auto', revision }: PlanOption
 
 function checkPlanOptions(options: PlanOptions): PlanOptions {
   checkOptions(where, options, planOptions)
-  const { tpSize, dtype = 'auto', gpu, expertParallel, strict, explain } = options
-  checkFlags(where, { expertParallel, strict, explain })
+  const { tpSize, dtype = 'auto', gpu, expertParallel, strict, reproducible, explain } = options
+  checkFlags(where, { expertParallel, strict, reproducible, explain })
   if (tpSize !== undefined && !(Number.isInteger(tpSize) && tpSize >= 1 && tpSize <= maxGroupSize))
     throw invalidArgument(`${where}: tpSize`, `an integer from 1 to ${maxGroupSize}`, tpSize)
   if (dtype !== 'auto' && !dtypes.includes(dtype)) throw invalidArgument(`${where}: dtype`, 'auto, float32, bfloat16 or float16', dtype)
@@ -212,9 +220,10 @@ function profileOf(name: string): GpuProfile {
   throw invalidArgument(`${where}: gpu`, `one of ${gpuProfiles.map((one) => one.name).join(', ')}`, name)
 }
 
-function refusalOf(config: ModelConfig, size: number, split: DecoderPlan, strict: boolean): string | undefined {
+function refusalOf(config: ModelConfig, size: number, split: DecoderPlan, options: SizeOptions): string | undefined {
   try {
-    checkSize(config, size, split, strict)
+    checkReproducible(where, size, options.reproducible)
+    checkSize(config, size, split, options)
     return undefined
   } catch (error) {
     return (error as HeddleError).message.replace(/^\w+: /, '')

@@ -68,10 +68,10 @@ test('the workspace grows with the step and shrinks with the number of ranks', (
     return { attention: [part], mlp: [part], embedding: part, warnings: [], parts: [], resolved: [] }
   }
   const split = planned('split')
-  const whole = workspaceEstimate(config, 1, limits, split)
+  const whole = workspaceEstimate(config, { size: 1 }, limits, split)
   expect(whole).toBeGreaterThan(2048 * 4 * (4096 + 2 * 12288)) // hidden states in float32 beside the inputs of the MLP's second half
   expect(whole).toBeLessThan(2 * 2 ** 30)
-  expect(workspaceEstimate(config, 8, limits, split)).toBeLessThan(whole)
-  expect(workspaceEstimate(config, 1, { ...limits, maxTokens: 4096 }, split)).toBeGreaterThan(whole)
-  expect(workspaceEstimate(config, 8, limits, planned('replicate'))).toBe(whole)
+  expect(workspaceEstimate(config, { size: 8 }, limits, split)).toBeLessThan(whole)
+  expect(workspaceEstimate(config, { size: 1 }, { ...limits, maxTokens: 4096 }, split)).toBeGreaterThan(whole)
+  expect(workspaceEstimate(config, { size: 8 }, limits, planned('replicate'))).toBe(whole)
 })

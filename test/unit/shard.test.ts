@@ -80,7 +80,7 @@ test('every query head finds its KV head, at every size', () => {
     [32, 8]
   ] as const) {
     for (let size = 1; size <= headCount; size++) {
-      const shards = splitHeads('X', headCount, kvHeadCount, size)
+      const shards = splitHeads('X', headCount, kvHeadCount, { size })
       const seen = shards.flatMap((shard) => shard.kvHeadOfQuery.map((local) => shard.keyValues.start + local))
       expect(seen).toEqual(Array.from({ length: headCount }, (_, query) => Math.floor(query / (headCount / kvHeadCount))))
       const share = kvHeadCount % size === 0 ? kvHeadCount / size : undefined
@@ -92,7 +92,7 @@ test('every query head finds its KV head, at every size', () => {
       if (size <= kvHeadCount) expect(shards.reduce((sum, { keyValues }) => sum + lengthOf(keyValues), 0)).toBe(kvHeadCount)
       for (const { keyValues, kvHeadOfQuery } of shards) expect(new Set(kvHeadOfQuery).size).toBe(lengthOf(keyValues))
     }
-    expect(() => splitHeads('X', headCount, kvHeadCount, headCount + 1)).toThrow(
+    expect(() => splitHeads('X', headCount, kvHeadCount, { size: headCount + 1 })).toThrow(
       expect.objectContaining({
         message: expect.stringMatching(`^X: headCount ${headCount} is less than group size ${headCount + 1}; valid sizes: 1, .*, ${headCount}$`),
         details: { dimension: 'headCount', value: headCount, size: headCount + 1, validSizes: Array.from({ length: headCount }, (_, i) => i + 1) }
@@ -102,13 +102,13 @@ test('every query head finds its KV head, at every size', () => {
 })
 
 test('heads by hand: whole groups up to the KV heads, queries beyond; strict takes divisors alone', () => {
-  const queries = (size: number) => splitHeads('X', 12, 4, size).map((shard) => lengthOf(shard.queries))
+  const queries = (size: number) => splitHeads('X', 12, 4, { size }).map((shard) => lengthOf(shard.queries))
   expect(queries(3)).toEqual([3, 3, 6])
   expect(queries(5)).toEqual([2, 2, 3, 2, 3])
-  const [, second] = splitHeads('X', 12, 4, 5)
+  const [, second] = splitHeads('X', 12, 4, { size: 5 })
   expect(second).toEqual({ queries: { start: 2, end: 4 }, keyValues: { start: 0, end: 2 }, kvHeadOfQuery: [0, 1] })
-  expect(splitHeads('X', 12, 4, 3, true)).toEqual(splitHeads('X', 12, 4, 3))
-  expect(() => splitHeads('X', 12, 4, 5, true)).toThrow('X: headCount 12 is not divisible by group size 5; valid sizes: 1, 2, 3, 4, 6, 12')
+  expect(splitHeads('X', 12, 4, { size: 3 }, true)).toEqual(splitHeads('X', 12, 4, { size: 3 }))
+  expect(() => splitHeads('X', 12, 4, { size: 5 }, true)).toThrow('X: headCount 12 is not divisible by group size 5; valid sizes: 1, 2, 3, 4, 6, 12')
 })
 
 test('numbers are rounded to the nearest of a data type, ties to even', () => {
