@@ -1,60 +1,8 @@
 // The reference cases: logits and greedy tokens of `transformers`, at every size from 1 to 8 that the head count allows.
-import { readFileSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
-import path from 'node:path'
 import { AutoModelForCausalLM } from '../../lib/causal-lm'
-import ownCases from '../golden/own.json'
+import { goldenCases as cases, goldenTolerance as tolerance, headCountOf, largestDifference, positionsOf, readExpected } from '../support/golden-cases'
 import { golden, withModel } from '../support/models'
-import { floats, idRows, readSafetensors } from '../support/safetensors-file'
 
-const cases = [
-  'qwen3',
-  'qwen3-tied-sharded',
-  'llama',
-  'llama3-rope-gqa',
-  'mqa-llama',
-  'qwen2-bias',
-  'mistral-sliding',
-  'phi3',
-  'llama-yarn-odd-vocab',
-  'gpt2',
-  'gemma3',
-  'mixtral',
-  'qwen3-moe',
-  'qwen3-moe-mixed',
-  ...Object.keys(ownCases.cases)
-]
-const tolerance = 2e-4
-
-interface Expected {
-  greedy: number[][]
-  logits_positions: [number, number]
-}
-
-async function readExpected(name: string) {
-  const tensors = await readSafetensors(path.join(golden(name), 'expected.safetensors'))
-  const { greedy, logits_positions: positions } = JSON.parse(await readFile(path.join(golden(name), 'expected.json'), 'utf8')) as Expected
-  return { ids: idRows(tensors.get('input_ids')!), logits: floats(tensors.get('logits')!), greedy, positions }
-}
-
-function largestDifference(actual: Float32Array, expected: Float32Array): number {
-  expect(actual.length).toBe(expected.length)
-  return actual.reduce((most, value, index) => Math.max(most, Math.abs(value - expected[index]!) || (value === value ? 0 : Infinity)), 0)
-}
-
-/** The last rows of every sequence of [batch, tokens, vocab]. */
-function positionsOf(logits: Float32Array, [batch, tokens, vocab]: number[], [from, to]: [number, number]): Float32Array {
-  const rows = Array.from({ length: batch! }, (_, index) =>
-    logits.subarray((index * tokens! + from) * vocab!, (index * tokens! + to) * vocab!)
-  )
-  return Float32Array.from(rows.flatMap((row) => [...row]))
-}
-
-const headCountOf = (name: string): number => {
-  const config = JSON.parse(readFileSync(path.join(golden(name), 'config.json'), 'utf8')) as Record<string, any>
-  const { num_attention_heads: heads, n_head: gptHeads } = (config['text_config'] ?? config) as Record<string, number>
-  return heads ?? gptHeads!
-}
 const sizesOf = (name: string): number[] => [1, 2, 3, 4, 5, 6, 7, 8].filter((size) => size <= headCountOf(name))
 const runs = cases.flatMap((name) => sizesOf(name).map((size) => ({ name, size, expertParallel: false })))
 /** Whole experts on each rank: more of them on some than on others at sizes that do not divide, none on some where ranks are more. */
