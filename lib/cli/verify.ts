@@ -16,15 +16,19 @@ export async function verify(args: string[]): Promise<number> {
   return found.passed ? 0 : 1
 }
 
-function report({ dtype, tolerance, tokens, referenceSize, sizes, passed }: Verification): string {
+function report({ dtype, reproducible, tolerance, tokens, referenceSize, sizes, passed }: Verification): string {
+  const bitwise = tolerance === 0
   const lines = sizes.flatMap(({ tpSize, modules, firstDeparture, sameTopToken }) => {
     const worst = modules.reduce((most, one) => (one.difference > most.difference ? one : most))
     const said = firstDeparture
       ? `departs first at ${firstDeparture.module}: ${shown(firstDeparture.difference)} of its size, largest ${shown(firstDeparture.largest)}`
-      : `nothing departs; most at ${worst.module}: ${shown(worst.difference)}`
+      : bitwise
+        ? 'nothing departs: the same bits in every module'
+        : `nothing departs; most at ${worst.module}: ${shown(worst.difference)}`
     return [`size ${tpSize}: ${said}; the same likeliest token at ${(100 * sameTopToken).toFixed(1)} % of positions`]
   })
-  const head = `${tokens} tokens, ${dtype}, against size ${referenceSize}, relative differences up to ${tolerance} pass`
+  const passes = bitwise ? 'compared bit for bit' : `relative differences up to ${tolerance} pass`
+  const head = `${tokens} tokens, ${dtype}${reproducible ? ', reproducible' : ''}, against size ${referenceSize}, ${passes}`
   return `${[head, ...lines, passed ? 'passed' : 'FAILED'].join('\n')}\n`
 }
 

@@ -15,7 +15,10 @@ export interface VerifyOptions extends Omit<PretrainedOptions, (typeof fixedOpti
   sizes?: readonly number[]
   /** a text or token ids. Default: 32 ids drawn with a fixed seed */
   prompt?: string | readonly number[]
-  /** relative difference of a module that is let pass. Default: by data type, float32 1e-3, bfloat16 and float16 0.1 */
+  /**
+   * relative difference of a module that is let pass; 0 compares bit for bit. Default: by data type, float32 1e-3, bfloat16 and float16 0.1;
+   * with `reproducible` 0
+   */
   tolerance?: number
 }
 
@@ -26,10 +29,13 @@ export interface ModuleDifference {
   difference: number
   /** the largest difference of one element */
   largest: number
+  /** elements with other bits */
+  differing: number
 }
 
 export interface Verification {
   dtype: DType
+  reproducible: boolean
   tolerance: number
   tokens: number
   referenceSize: number
@@ -62,14 +68,15 @@ export async function verifyTensorParallel(nameOrFolder: string, options: Verify
   checkOptions(where, load, verifiedLoadOptions)
   const [first, ...others] = sizes as number[]
   const reference = await outputsAt(nameOrFolder, first!, prompt, load)
-  const allowed = tolerance ?? tolerances[reference.dtype]
+  const { reproducible = false } = options
+  const allowed = tolerance ?? (reproducible ? 0 : tolerances[reference.dtype])
   const compared: Verification['sizes'] = []
   for (const tpSize of others) {
     const { outputs } = await outputsAt(nameOrFolder, tpSize, reference.ids, load)
     compared.push({ tpSize, ...compareOutputs(reference.outputs, outputs, allowed, reference.vocabSize) })
   }
   const passed = compared.every(({ firstDeparture }) => firstDeparture === undefined)
-  return { dtype: reference.dtype, tolerance: allowed, tokens: reference.ids.length, referenceSize: first!, sizes: compared, passed }
+  return { dtype: reference.dtype, reproducible, tolerance: allowed, tokens: reference.ids.length, referenceSize: first!, sizes: compared, passed }
 }
 
 export interface Outputs {
@@ -104,21 +111,26 @@ export function compareOutputs(
   vocabSize: number
 ): Omit<Verification['sizes'][number], 'tpSize'> {
   const modules = [...reference].map(([module, expected]) => ({ module, ...differenceOf(expected, outputs.get(module)!) }))
-  const firstDeparture = modules.find(({ difference }) => !(difference <= tolerance)) // NaN departs
+  const departs = ({ difference, differing }: ModuleDifference): boolean => !(difference <= tolerance) || (tolerance === 0 && differing > 0)
+  const firstDeparture = modules.find(departs) // NaN departs
   const sameTopToken = topAgreement(reference.get('logits')!, outputs.get('logits')!, vocabSize)
   return { modules, ...(firstDeparture && { firstDeparture }), sameTopToken }
 }
 
 function differenceOf(expected: Float32Array, actual: Float32Array): Omit<ModuleDifference, 'module'> {
-  let [squares, off, largest] = [0, 0, 0]
+  let [squares, off, largest, differing] = [0, 0, 0, 0]
+  const [expectedBits, actualBits] = [bitsOf(expected), bitsOf(actual)]
   expected.forEach((value, i) => {
+    if (expectedBits[i] !== actualBits[i]) differing++
     const difference = actual[i]! - value
     squares += value * value
     off += difference * difference
     largest = Math.max(largest, Math.abs(difference))
   })
-  return { difference: off === 0 ? 0 : Math.sqrt(off / squares), largest }
+  return { difference: off === 0 ? 0 : Math.sqrt(off / squares), largest, differing }
 }
+
+const bitsOf = (values: Float32Array): Uint32Array => new Uint32Array(values.buffer, values.byteOffset, values.length)
 
 function topAgreement(expected: Float32Array, actual: Float32Array, vocabSize: number): number {
   const rows = expected.length / vocabSize

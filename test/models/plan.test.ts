@@ -11,11 +11,14 @@ import { golden, repository, tinyModel, withModel } from '../support/models'
 const cases = readdirSync(golden('.'), { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name)
 const folders = [...cases.map((name) => [name, golden(name)] as const), ['heddle-tiny', tinyModel] as const]
 
-test.each(folders)('%s: bytes of every rank as loading takes them', async (_, folder) => {
-  const { sizes, validSizes } = await planTensorParallel(folder)
+const modes = folders.flatMap(([name, folder]) => [false, true].map((reproducible) => ({ name, folder, reproducible })))
+
+test.each(modes)('$name, reproducible $reproducible: bytes of every rank as loading takes them', async ({ folder, reproducible }) => {
+  const { sizes, validSizes } = await planTensorParallel(folder, { reproducible })
   expect(sizes.map(({ tpSize }) => tpSize)).toEqual(validSizes.filter((size) => size <= 8))
+  if (reproducible) expect(validSizes).toEqual([1, 2, 4, 8].slice(0, validSizes.length))
   for (const { tpSize, ranks } of sizes.filter(({ tpSize }) => tpSize <= 4)) {
-    await withModel(folder, { tpSize, maxTokens: 160 }, async (model) => {
+    await withModel(folder, { tpSize, maxTokens: 160, reproducible }, async (model) => {
       for (const [rank, { weightBytes, cacheBytes }] of model.info().ranks.entries()) {
         expect(ranks[rank]!.weightBytes / weightBytes).toBeCloseTo(1, 2)
         expect((ranks[rank]!.cacheBytesPer1kTokens * 0.16) / cacheBytes).toBeCloseTo(1, 2)
@@ -55,6 +58,16 @@ test('an odd size: ranks that differ, and all of a matrix among them once', asyn
   const [one] = (await planTensorParallel(qwen3, { tpSize: 1 })).sizes as [SizePlan]
   const sum = ranks.reduce((bytes, { weightBytes }) => bytes + weightBytes, 0)
   expect(sum / one.ranks[0]!.weightBytes).toBeCloseTo(1, 3)
+})
+
+test('a reproducible group: 1, 2, 4 and 8, whole pieces on each rank, and partial sums in float32', async () => {
+  const { validSizes, sizes } = await planTensorParallel({ ...qwen3, num_attention_heads: 12, num_key_value_heads: 3 }, { reproducible: true })
+  expect(validSizes).toEqual([1, 2, 4, 8])
+  const cache = sizes.map(({ ranks }) => ranks.map(({ cacheBytesPer1kTokens }) => cacheBytesPer1kTokens / 18_432_000))
+  expect(cache.slice(0, 2)).toEqual([[3], [2, 2]]) // of 3 KV heads the middle one is on both ranks, as its queries are
+  expect(sizes[1]!.collectives).toMatchObject({ allReduces: 73, bytesPerToken: 73 * 4096 * 4 })
+  const refused = await planTensorParallel(qwen3, { tpSize: 3, reproducible: true })
+  expect(refused).toMatchObject({ sizes: [], refused: { why: expect.stringContaining('1, 2, 4, 8'), nearest: [2, 4] } })
 })
 
 test('a plan by module: what is whole on every rank is not summed, and takes its bytes there', async () => {

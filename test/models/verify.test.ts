@@ -61,9 +61,21 @@ test('a NaN departs', () => {
   const outputs = (value: number) => new Map([['model.embed_tokens', Float32Array.of(1, 2)], ['logits', Float32Array.of(value, 0)]])
   expect(compareOutputs(outputs(1), outputs(NaN), 1, 2).firstDeparture).toMatchObject({ module: 'logits' })
   expect(compareOutputs(outputs(1), outputs(1), 0, 2)).toEqual({
-    modules: [{ module: 'model.embed_tokens', difference: 0, largest: 0 }, { module: 'logits', difference: 0, largest: 0 }],
+    modules: ['model.embed_tokens', 'logits'].map((module) => ({ module, difference: 0, largest: 0, differing: 0 })),
     sameTopToken: 1
   })
+})
+
+test('with a tolerance of 0 the sign of a zero departs, with any other not', () => {
+  const outputs = (value: number) => new Map([['logits', Float32Array.of(value, 1)]])
+  expect(compareOutputs(outputs(0), outputs(-0), 0, 2).firstDeparture).toEqual({ module: 'logits', difference: 0, largest: 0, differing: 1 })
+  expect(compareOutputs(outputs(0), outputs(-0), 1e-9, 2).firstDeparture).toBeUndefined()
+})
+
+test.each(['qwen3', 'gpt2', 'mixtral'])('%s, reproducible: no bit departs in any module', async (name) => {
+  const found = await verifyTensorParallel(golden(name), { device: 'cpu', sizes: [1, 2, 4, 8], reproducible: true })
+  expect(found).toMatchObject({ passed: true, tolerance: 0, reproducible: true })
+  expect(found.sizes.map(({ tpSize, modules }) => [tpSize, modules.every(({ differing }) => differing === 0)])).toEqual([[2, true], [4, true], [8, true]])
 })
 
 test.each([
@@ -83,4 +95,7 @@ test('the command: a verdict for each size, exit code 0 or 1, usage 2', async ()
   expect(found.passed).toBe(false)
   expect(found.sizes[0]!.firstDeparture.module).toMatch(/^model\.layers\.0\./) // the embedding is a sum with zeros: exact
   expect(heddle('--model', tinyModel, '--tp', '2').status).toBe(2)
+  const same = heddle('--model', tinyModel, '--tp', '1,2,4', '--reproducible')
+  expect(same).toMatchObject({ status: 0, stderr: '' })
+  expect(same.stdout).toMatch(/reproducible, against size 1, compared bit for bit\nsize 2: nothing departs: the same bits in every module;/)
 })
