@@ -1,9 +1,9 @@
 // heddle as one contender of the bench: a process that holds one model, or one group, and times what it is asked through the public API.
 import { readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { AutoModelForCausalLM, KVCaches, openGroup, Program, type CausalLM, type Group, type ModelInfo } from 'heddle'
-import { type Placement } from './support/contenders'
+import { AutoModelForCausalLM, KVCaches, openGroup, Program, type CausalLM, type Group } from 'heddle'
 import { answerLines } from './support/answer-lines'
+import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LoopDelay, type Placement } from './support/contender-protocol'
 
 let model: CausalLM | undefined
 let group: Group | undefined
@@ -16,13 +16,6 @@ function loaded(): CausalLM {
 interface LoadCommand extends Partial<Placement> {
   folder: string
   tpSize: number
-}
-
-export interface LoadAnswer {
-  seconds: number
-  info: ModelInfo
-  /** most memory that this process has held so far; none where the system does not say */
-  peakBytes?: number
 }
 
 async function load({ folder, tpSize, device = 'cpu', devices }: LoadCommand): Promise<LoadAnswer> {
@@ -49,12 +42,6 @@ async function prefill({ ids }: { ids: number[] }): Promise<object> {
   return { seconds: secondsSince(start), token: tokenIds[0] }
 }
 
-export interface DecodeAnswer {
-  secondsPerToken: number
-  /** seconds between each token and the one before */
-  gaps: number[]
-}
-
 // Seconds a token after the prompt and `skip` tokens.
 async function decode({ ids, skip, count }: { ids: number[]; skip: number; count: number }): Promise<DecodeAnswer> {
   const stamps = (await stampsOf(ids, skip + count + 1)).slice(skip)
@@ -74,19 +61,6 @@ async function stampsOf(ids: number[], count: number): Promise<number[]> {
 function gapsOf(stamps: number[]): number[] {
   return stamps.slice(1).map((at, i) => (at - stamps[i]) / 1000)
 }
-
-export interface GenerateAnswer {
-  /** from the call to the first token, for each sequence */
-  firstTokenSeconds: number[]
-  /** between tokens of one sequence, over all of them */
-  gaps: number[]
-  /** from the calls to the last token */
-  seconds: number
-  /** how late the event loop was meanwhile, in milliseconds */
-  loopDelay: LoopDelay
-}
-
-export interface LoopDelay { p50: number; p99: number; most: number }
 
 // Several answers at once, from prompts to last tokens, as a server sees them.
 async function generate({ rows, count }: { rows: number[][]; count: number }): Promise<GenerateAnswer> {

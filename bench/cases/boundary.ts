@@ -1,5 +1,5 @@
 // The boundary: what a step costs apart from its arithmetic, from JavaScript to the ranks and back, on a model that costs next to nothing.
-import { type LoopDelay } from '../contender'
+import { type LoopDelay } from '../support/contender-protocol'
 import { alternate, withClosing, type Case, type Reporter } from '../support/case'
 import { openHeddle, openHeddleProcess, placementOf } from '../support/contenders'
 import { type LineProcess } from '../support/line-process'

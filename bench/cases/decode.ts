@@ -1,5 +1,5 @@
 // Decode: tokens a second, and the bytes of weights read a second as a share of the read bandwidth measured right before and after.
-import { type DecodeAnswer } from '../contender'
+import { type DecodeAnswer } from '../support/contender-protocol'
 import { alternateInTime, goalsApply, type Case, type Reporter } from '../support/case'
 import { openHeddle, placementOf, type HeddleContender } from '../support/contenders'
 import { decodeWeightBytes } from '../support/model-shapes'

@@ -4,7 +4,7 @@ import { openHeddle, placementOf, type HeddleContender } from '../support/conten
 import { type BenchOptions } from '../support/options'
 import { randomIds } from '../support/random'
 import { quantile, result } from '../support/statistics'
-import { type GenerateAnswer } from '../contender'
+import { type GenerateAnswer } from '../support/contender-protocol'
 
 const defaultBatches = [1, 2, 4, 8]
 const idleMilliseconds = 1000

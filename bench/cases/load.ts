@@ -2,9 +2,9 @@
 import { spawnSync } from 'node:child_process'
 import { closeSync, openSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { type LoadAnswer } from '../contender'
+import { type LoadAnswer, type Placement } from '../support/contender-protocol'
 import { type Case, type Reporter } from '../support/case'
-import { openHeddleProcess, placementOf, type Placement } from '../support/contenders'
+import { openHeddleProcess, placementOf } from '../support/contenders'
 import { ratios, result } from '../support/statistics'
 
 const states = ['cold', 'cached'] as const

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { spawnSync } from 'node:child_process'
-import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LoopDelay } from '../contender'
+import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LoopDelay, type Placement } from './contender-protocol'
 import { LineProcess } from './line-process'
 import { type BenchOptions } from './options'
 import { projectRoot } from './project'
@@ -30,9 +30,6 @@ export interface HeddleContender extends Contender {
   generate(rows: number[][], count: number): Promise<GenerateAnswer>
   idle(milliseconds: number): Promise<LoopDelay>
 }
-
-/** Where the ranks of a group run; several may share a GPU. */
-export interface Placement { device: 'cpu' | 'cuda'; devices?: number[] }
 
 export function placementOf({ device, devices }: Pick<BenchOptions, 'device' | 'devices'>, tpSize: number): Placement {
   if (device === 'cpu') return { device }
