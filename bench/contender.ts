@@ -1,9 +1,10 @@
 // heddle as one contender of the bench: a process that holds one model, or one group, and times what it is asked through the public API.
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { AutoModelForCausalLM, KVCaches, openGroup, Program, type CausalLM, type Group } from 'heddle'
 import { answerLines } from './support/answer-lines'
-import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LoopDelay, type Placement } from './support/contender-protocol'
+import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LogitsAnswer, type LoopDelay, type Placement } from './support/contender-protocol'
 
 let model: CausalLM | undefined
 let group: Group | undefined
@@ -16,11 +17,12 @@ function loaded(): CausalLM {
 interface LoadCommand extends Partial<Placement> {
   folder: string
   tpSize: number
+  reproducible?: boolean
 }
 
-async function load({ folder, tpSize, device = 'cpu', devices }: LoadCommand): Promise<LoadAnswer> {
+async function load({ folder, tpSize, device = 'cpu', devices, reproducible = false }: LoadCommand): Promise<LoadAnswer> {
   const start = performance.now()
-  const options = { tpSize, device, dtype: 'bfloat16', prefixReuse: false, ...(devices && { devices }) } as const // every prompt is computed
+  const options = { tpSize, device, dtype: 'bfloat16', prefixReuse: false, reproducible, ...(devices && { devices }) } as const // every prompt is computed
   model = await AutoModelForCausalLM.fromPretrained(folder, options)
   return { seconds: secondsSince(start), info: model.info(), ...peakMemory() }
 }
@@ -42,17 +44,28 @@ async function prefill({ ids }: { ids: number[] }): Promise<object> {
   return { seconds: secondsSince(start), token: tokenIds[0] }
 }
 
-// Seconds a token after the prompt and `skip` tokens.
-async function decode({ ids, skip, count }: { ids: number[]; skip: number; count: number }): Promise<DecodeAnswer> {
-  const stamps = (await stampsOf(ids, skip + count + 1)).slice(skip)
-  return { secondsPerToken: (stamps[count] - stamps[0]) / 1000 / count, gaps: gapsOf(stamps) }
+// A prompt, and the logits of its last token.
+async function logits({ ids }: { ids: number[] }): Promise<LogitsAnswer> {
+  const start = performance.now()
+  const { logits } = await loaded().forward([ids], { lastOnly: true })
+  return { seconds: secondsSince(start), digest: createHash('sha256').update(Buffer.from(logits.buffer, logits.byteOffset, logits.byteLength)).digest('hex') }
 }
 
-// When each token of an answer came, in milliseconds.
-async function stampsOf(ids: number[], count: number): Promise<number[]> {
+// Seconds a token after the prompt and `skip` tokens.
+async function decode({ ids, skip, count }: { ids: number[]; skip: number; count: number }): Promise<DecodeAnswer> {
+  const tokenIds: number[] = []
+  const stamps = (await stampsOf(ids, skip + count + 1, tokenIds)).slice(skip)
+  return { secondsPerToken: (stamps[count] - stamps[0]) / 1000 / count, gaps: gapsOf(stamps), tokenIds }
+}
+
+// When each token of an answer came, in milliseconds; `tokenIds` gets them.
+async function stampsOf(ids: number[], count: number, tokenIds: number[] = []): Promise<number[]> {
   const stamps: number[] = []
   for await (const piece of loaded().stream(ids, { maxNewTokens: count, doSample: false, ignoreEos: true })) {
-    for (const _ of piece.tokenIds) stamps.push(performance.now())
+    for (const id of piece.tokenIds) {
+      stamps.push(performance.now())
+      tokenIds.push(id)
+    }
   }
   if (stamps.length !== count) throw new Error(`stream: expected ${count} tokens, got ${stamps.length}`)
   return stamps
@@ -164,7 +177,7 @@ function secondsSince(start: number): number {
   return (performance.now() - start) / 1000
 }
 
-answerLines({ load, prefill, decode, decodeBatch, generate, idle, forward, open, evaluate, roundTrip, call }).finally(async () => {
+answerLines({ load, prefill, logits, decode, decodeBatch, generate, idle, forward, open, evaluate, roundTrip, call }).finally(async () => {
   await model?.close()
   await group?.close()
 })

@@ -11,11 +11,12 @@ import { layers } from './layers'
 import { load } from './load'
 import { peers } from './peers'
 import { prefill } from './prefill'
+import { reproducible } from './reproducible'
 
 export const defaultCases: Case[] = [decode, prefill, generate, peers, layers, load, boundary, allReduce, allGather, reduceScatter, sendReceive, gemm]
 
-// Only when it is named: it needs a GPU, and as it stands a checkpoint of 16 GB.
-export const allCases: Case[] = [...defaultCases, gpu]
+// Only when they are named: one opens every model twice, the other needs a GPU, and as it stands a checkpoint of 16 GB.
+export const allCases: Case[] = [...defaultCases, reproducible, gpu]
 
 /** The cases of these names in the order of the list, the default ones for none; throws on a name that no case has. */
 export function chosenCases(names: string[]): Case[] {

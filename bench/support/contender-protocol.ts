@@ -11,10 +11,18 @@ export interface LoadAnswer {
   peakBytes?: number
 }
 
+export interface LogitsAnswer {
+  seconds: number
+  /** of every bit of the logits */
+  digest: string
+}
+
 export interface DecodeAnswer {
   secondsPerToken: number
   /** seconds between each token and the one before */
   gaps: number[]
+  /** of the whole answer */
+  tokenIds: number[]
 }
 
 export interface GenerateAnswer {

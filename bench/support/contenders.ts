@@ -3,7 +3,7 @@ import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { spawnSync } from 'node:child_process'
-import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LoopDelay, type Placement } from './contender-protocol'
+import { type DecodeAnswer, type GenerateAnswer, type LoadAnswer, type LogitsAnswer, type LoopDelay, type Placement } from './contender-protocol'
 import { LineProcess } from './line-process'
 import { type BenchOptions } from './options'
 import { projectRoot } from './project'
@@ -26,6 +26,7 @@ export function openHeddleProcess(name = 'heddle'): LineProcess {
 export interface HeddleContender extends Contender {
   loaded: LoadAnswer
   decodeTimes(ids: number[], skip: number, count: number): Promise<DecodeAnswer>
+  logits(ids: number[]): Promise<LogitsAnswer>
   decodeBatch(rows: number[][], skip: number, count: number): Promise<number> // seconds a step
   generate(rows: number[][], count: number): Promise<GenerateAnswer>
   idle(milliseconds: number): Promise<LoopDelay>
@@ -36,13 +37,16 @@ export function placementOf({ device, devices }: Pick<BenchOptions, 'device' | '
   return { device, devices: Array.from({ length: tpSize }, (_, rank) => devices[rank % devices.length]) }
 }
 
-export async function openHeddle(folder: string, tpSize: number, placement: Placement = { device: 'cpu' }): Promise<HeddleContender> {
-  const child = openHeddleProcess(`heddle tp=${tpSize}`)
-  const loaded = await child.ask<LoadAnswer>({ do: 'load', folder, tpSize, ...placement })
+export async function openHeddle(
+  folder: string, tpSize: number, placement: Placement = { device: 'cpu' }, reproducible = false,
+): Promise<HeddleContender> {
+  const child = openHeddleProcess(`heddle tp=${tpSize}${reproducible ? ' reproducible' : ''}`)
+  const loaded = await child.ask<LoadAnswer>({ do: 'load', folder, tpSize, reproducible, ...placement })
   return {
     ...contender(child, `bfloat16, ${placement.device === 'cpu' ? loaded.info.isa : 'cuda'}`),
     loaded,
     decodeTimes: (ids, skip, count) => child.ask({ do: 'decode', ids, skip, count }),
+    logits: (ids) => child.ask({ do: 'logits', ids }),
     decodeBatch: batchBy(child, 'decodeBatch'),
     generate: (rows, count) => child.ask({ do: 'generate', rows, count }),
     idle: async (milliseconds) => (await child.ask<{ loopDelay: LoopDelay }>({ do: 'idle', milliseconds })).loopDelay,

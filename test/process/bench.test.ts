@@ -46,6 +46,16 @@ test('the other cases that need no peer say what their results are about, and fa
   for (const [name, found] of metrics) expect({ name, found: [...found] }).toEqual({ name, found: expect.arrayContaining(expected[name] ?? ['busbw']) })
 }, 15 * minutes)
 
+test('reproducible: what it times has the same bits at both sizes', () => {
+  const json = path.join(folder, 'reproducible.json')
+  const run = bench('reproducible', '--budget', '5', '--model-shape', 'tiny', '--repeats', '1', '--context', '16', '--decode-tokens', '4',
+    '--prefill-tokens', '16', '--data', folder, '--json', json)
+  expect({ status: run.status, stderr: run.stderr }).toMatchObject({ status: 0 })
+  expect(run.stdout).toMatch(/decode: 1 rounds, the same bits at sizes 1, 2 with reproducible/)
+  expect(readRun(json).cases[0]!.results.map(({ name }) => name)).toEqual(
+    expect.arrayContaining(['decode tp=1 reproducible / not', 'decode tp=2 reproducible / not', 'prefill 16 tp=2 reproducible / not']))
+}, 15 * minutes)
+
 test('wrong usage is said with what would be right, and ends with 2', () => {
   const unknown = bench('dekode')
   expect(unknown).toMatchObject({ status: 2, stderr: expect.stringMatching(/expected cases among .*prefill.*got dekode[\s\S]*usage: npm run bench/) })
