@@ -19,7 +19,9 @@
 namespace heddle::cpu::avx512bf16 {
 namespace {
 
-constexpr int kDotColumns = 6;
+constexpr int kDotColumns = 6;        // with four weight rows at once
+constexpr int kPairColumns = 12;      // with two
+constexpr int64_t kPairDepth = 1024;  // elements: beyond, several passes were faster
 constexpr int64_t kStep = 32;  // bfloat16 elements of a vector
 constexpr int kPanelRows = 12;
 constexpr int64_t kDepthBlock = 1024;
@@ -55,55 +57,110 @@ HEDDLE_TARGET_INLINE __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-template <int kColumns>
-HEDDLE_TARGET_INLINE void dot_row(const DotTask& task, int64_t row) {
-  const int64_t offset = row * task.row_stride;
-  __m512 sum[kColumns][kDotWeights];
-#pragma GCC unroll 8
+// Adds the products of one step of some weight rows with every column. One load of x serves them all.
+template <int kColumns, int kWeights>
+HEDDLE_TARGET_INLINE void dot_lines(const __m512i (&lines)[kWeights], const std::byte* x, int64_t x_stride,
+                                    __m512 (&sum)[kColumns][kWeights]) {
+#pragma GCC unroll 16
   for (int c = 0; c < kColumns; ++c) {
+    const __m512i column = _mm512_load_si512(x + c * x_stride);
 #pragma GCC unroll 8
-    for (int i = 0; i < kDotWeights; ++i) sum[c][i] = _mm512_setzero_ps();
+    for (int i = 0; i < kWeights; ++i) sum[c][i] = dot_pairs(sum[c][i], lines[i], column);
   }
-  int64_t k = 0;
-  int64_t ahead = offset;
-  for (; k + kStep <= task.depth; k += kStep, ahead += task.prefetch_step) {
-    __m512i column[kColumns];
+}
+
+template <int kColumns, int kWeights>
+HEDDLE_TARGET_INLINE void dot_step(const std::byte* const (&weight)[kWeights], int64_t k, const DotTask& task,
+                                   __m512 (&sum)[kColumns][kWeights]) {
+  __m512i lines[kWeights];
 #pragma GCC unroll 8
-    for (int i = 0; i < kDotWeights; ++i) __builtin_prefetch(task.prefetch[i] + ahead);
+  for (int i = 0; i < kWeights; ++i) lines[i] = _mm512_loadu_si512(weight[i] + k * 2);
+  dot_lines(lines, task.x + k * 2, task.x_stride, sum);
+}
+
+// What is left of a row from k on: less than a step.
+template <int kColumns, int kWeights>
+HEDDLE_TARGET_INLINE void dot_last_step(const std::byte* const (&weight)[kWeights], int64_t k, const DotTask& task,
+                                        __m512 (&sum)[kColumns][kWeights]) {
+  if (k == task.depth) return;
+  const __mmask32 left = static_cast<__mmask32>((1u << (task.depth - k)) - 1u);
+  __m512i lines[kWeights];
 #pragma GCC unroll 8
-    for (int c = 0; c < kColumns; ++c) column[c] = _mm512_load_si512(task.x + c * task.x_stride + k * 2);
-#pragma GCC unroll 8
-    for (int i = 0; i < kDotWeights; ++i) {
-      const __m512i weight = _mm512_loadu_si512(task.weight[i] + offset + k * 2);
-#pragma GCC unroll 8
-      for (int c = 0; c < kColumns; ++c) sum[c][i] = dot_pairs(sum[c][i], weight, column[c]);
-    }
-  }
-  if (k < task.depth) {
-    const __mmask32 left = static_cast<__mmask32>((1u << (task.depth - k)) - 1u);
-#pragma GCC unroll 8
-    for (int i = 0; i < kDotWeights; ++i) {
-      const __m512i weight = _mm512_maskz_loadu_epi16(left, task.weight[i] + offset + k * 2);
-#pragma GCC unroll 8
-      for (int c = 0; c < kColumns; ++c) {
-        sum[c][i] = dot_pairs(sum[c][i], weight, _mm512_load_si512(task.x + c * task.x_stride + k * 2));
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int c = 0; c < kColumns; ++c) {
-    alignas(16) float sums[kDotWeights];
-    _mm_store_ps(sums, sums_of(sum[c][0], sum[c][1], sum[c][2], sum[c][3]));
-    for (int i = 0; i < kDotWeights; ++i) {
-      float& y = task.y[i][row + c * task.y_stride];
+  for (int i = 0; i < kWeights; ++i) lines[i] = _mm512_maskz_loadu_epi16(left, weight[i] + k * 2);
+  dot_lines(lines, task.x + k * 2, task.x_stride, sum);
+}
+
+// The results of weight rows `first` on, four at a time: of one column or of two.
+template <int kColumns, int kWeights>
+HEDDLE_TARGET_INLINE void store_sums(const DotTask& task, int64_t row, int first,
+                                     const __m512 (&sum)[kColumns][kWeights]) {
+  constexpr int kShared = 4 / kWeights;  // columns
+#pragma GCC unroll 16
+  for (int c = 0; c < kColumns; c += kShared) {
+    const int last = c + kShared <= kColumns ? c + kShared - 1 : c;  // an odd column stands there twice
+    alignas(16) float sums[4];
+    _mm_store_ps(sums, sums_of(sum[c][0], sum[c][1], sum[last][kWeights - 2], sum[last][kWeights - 1]));
+#pragma GCC unroll 4
+    for (int i = 0; i < (last - c + 1) * kWeights; ++i) {
+      float& y = task.y[first + i % kWeights][row + (c + i / kWeights) * task.y_stride];
       y = task.accumulate ? y + sums[i] : sums[i];
     }
   }
 }
 
+// Four weight rows at once; each step fetches in all four places.
+template <int kColumns>
+HEDDLE_TARGET_INLINE void dot_four(const DotTask& task, int64_t row) {
+  const int64_t offset = row * task.row_stride;
+  const std::byte* weight[kDotWeights];
+#pragma GCC unroll 8
+  for (int i = 0; i < kDotWeights; ++i) weight[i] = task.weight[i] + offset;
+  __m512 sum[kColumns][kDotWeights] = {};
+  int64_t k = 0;
+  int64_t ahead = offset;
+  for (; k + kStep <= task.depth; k += kStep, ahead += task.prefetch_step) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kDotWeights; ++i) __builtin_prefetch(task.prefetch[i] + ahead);
+    dot_step(weight, k, task, sum);
+  }
+  dot_last_step(weight, k, task, sum);
+  store_sums(task, row, 0, sum);
+}
+
+// Two weight rows, whose sums leave room in the registers for more columns. Memory is asked as evenly as with four: two
+// steps fetch in all four places, those of one pair the first half of what a row fetches, those of the other the rest.
+template <int kColumns>
+HEDDLE_TARGET_INLINE void dot_pair(const DotTask& task, int64_t row, int pair) {
+  const int64_t offset = row * task.row_stride;
+  const std::byte* weight[2] = {task.weight[2 * pair] + offset, task.weight[2 * pair + 1] + offset};
+  __m512 sum[kColumns][2] = {};
+  int64_t k = 0;
+  int64_t ahead = offset + pair * (task.depth / kStep / 2 * task.prefetch_step);
+  for (; k + 2 * kStep <= task.depth; k += 2 * kStep, ahead += task.prefetch_step) {
+    __builtin_prefetch(task.prefetch[0] + ahead);
+    __builtin_prefetch(task.prefetch[1] + ahead);
+    dot_step(weight, k, task, sum);
+    __builtin_prefetch(task.prefetch[2] + ahead);
+    __builtin_prefetch(task.prefetch[3] + ahead);
+    dot_step(weight, k + kStep, task, sum);
+  }
+  if (k + kStep <= task.depth) {
+    dot_step(weight, k, task, sum);
+    k += kStep;
+  }
+  dot_last_step(weight, k, task, sum);
+  store_sums(task, row, 2 * pair, sum);
+}
+
 template <int kColumns>
 HEDDLE_TARGET void dot(const DotTask& task) {
-  for (int64_t row = 0; row < task.row_count; ++row) dot_row<kColumns>(task, row);
+  for (int64_t row = 0; row < task.row_count; ++row) {
+    if constexpr (kColumns <= kDotColumns) {
+      dot_four<kColumns>(task, row);
+    } else {
+      for (int pair = 0; pair < kDotWeights / 2; ++pair) dot_pair<kColumns>(task, row, pair);
+    }
+  }
 }
 
 HEDDLE_TARGET void pack_row(const float* x, int64_t in, bool /* always rounded */, std::byte* packed) {
@@ -244,6 +301,8 @@ HEDDLE_TARGET void transpose(const float* c, int64_t c_stride, int64_t n, int64_
 DotKernel dot_kernel() {
   DotKernel kernel;
   kernel.columns = kDotColumns;
+  kernel.single_columns = kPairColumns;
+  kernel.single_depth = kPairDepth;
   kernel.step_bytes = kStep * 2;
   kernel.x_element_size = 2;
   kernel.run[0] = dot<1>;
@@ -252,6 +311,12 @@ DotKernel dot_kernel() {
   kernel.run[3] = dot<4>;
   kernel.run[4] = dot<5>;
   kernel.run[5] = dot<6>;
+  kernel.run[6] = dot<7>;
+  kernel.run[7] = dot<8>;
+  kernel.run[8] = dot<9>;
+  kernel.run[9] = dot<10>;
+  kernel.run[10] = dot<11>;
+  kernel.run[11] = dot<12>;
   kernel.pack_row = pack_row;
   return kernel;
 }

@@ -8,12 +8,20 @@ namespace heddle::cpu {
 namespace {
 
 // Bytes that a single pass fetches ahead: near up to kNearColumns rows of x, far with more, as it pauses between weight
-// rows then.
+// rows then, and farther where it takes them in pairs. Were it more, what is fetched would drive x out of the first
+// cache.
 constexpr int64_t kNearDistance = 1024;
 constexpr int64_t kFarDistance = 2048;
+constexpr int64_t kPairDistance = 2688;
 constexpr int64_t kNearColumns = 2;
 constexpr int64_t kGroupDepth = 1024;  // elements: a group of weight rows and the next one fit the first cache well,
 constexpr int64_t kWholeDepth = 1536;  // and up to so many just so, which costs less than a second group
+// Results of so many weight rows from each place gather before they leave by the line: rows of y are often a multiple
+// of 4 KB apart, so that the lines of all columns meet the same few cache sets and each would be lost before its next
+// use. Where x fills the first cache, one more buffer costs more than that.
+constexpr int64_t kGathered = 16;
+constexpr int64_t kGatherStride = kDotWeights * kGathered;
+constexpr int64_t kGatherBytes = 33 << 10;  // of packed x at most
 
 struct DotPlan {
   const LinearArgs& args;
@@ -36,12 +44,17 @@ struct Group {
   int64_t depth;
 };
 
+int64_t single_distance(const DotPlan& plan) {
+  if (plan.args.rows <= kNearColumns) return kNearDistance;
+  return plan.args.rows <= plan.kernel.columns ? kFarDistance : kPairDistance;
+}
+
 // With one pass the fetch runs a fixed distance ahead in the same stream. With several, only the first would meet
 // memory: each pass fetches its share of the next group instead, so that memory is never idle.
 void aim_prefetch(const DotPlan& plan, const Group& group, int64_t pass, DotTask& task) {
   const int64_t group_bytes = group.depth * plan.element_size;
-  const int64_t distance = plan.passes > 1 ? group_bytes + pass * (group_bytes / plan.passes)
-                                           : (plan.args.rows <= kNearColumns ? kNearDistance : kFarDistance);
+  const int64_t distance =
+      plan.passes > 1 ? group_bytes + pass * (group_bytes / plan.passes) : single_distance(plan);
   for (int i = 0; i < kDotWeights; ++i) task.prefetch[i] = task.weight[i] + distance;
   task.prefetch_step = plan.kernel.step_bytes / plan.passes;
 }
@@ -77,16 +90,61 @@ void run_rows(const DotPlan& plan, Group group) {
   }
 }
 
-// Up to three rows behind the last four, the last one repeated. They have sums of their own, as a repeated row must not be added to, and go
-// through the same groups as all others: their bits do not tell that they are the rest.
-void run_rest(DotPlan plan, int64_t first, float* sums) {
+// The places from which weight rows are taken together, the first row of each.
+struct Places {
+  int64_t rows[kDotWeights];
+  int count;  // those behind it repeat the last one: their results go nowhere
+};
+
+void put(const float* results, int64_t count, float* y) {
+  if (count == kGathered) {
+    std::copy_n(results, kGathered, y);  // a few moves instead of a call
+  } else {
+    std::copy_n(results, count, y);
+  }
+}
+
+// `count` rows from each place: at once in a single pass, else all passes over one before the next.
+void run_places(const DotPlan& plan, const int64_t (&rows)[kDotWeights], const int64_t (&columns)[kDotWeights],
+                int64_t count) {
+  const int64_t row_count = plan.passes == 1 ? count : 1;
+  for (int64_t row = 0; row < count; row += row_count) {
+    Group group{{}, {}, row_count, 0, 0};
+    for (int i = 0; i < kDotWeights; ++i) {
+      group.rows[i] = rows[i] + row;
+      group.columns[i] = columns[i] + row;
+    }
+    run_rows(plan, group);
+  }
+}
+
+// The same by way of `gathered`. Behind the first `distinct` places, one is repeated: its results go nowhere.
+void run_gathered(DotPlan plan, float* gathered, const int64_t (&rows)[kDotWeights], int distinct, int64_t count) {
   const LinearArgs& args = plan.args;
-  plan.y = sums;
-  plan.y_stride = kDotWeights;
-  const int64_t last = args.out - 1;
-  run_rows(plan, {{first, std::min(first + 1, last), std::min(first + 2, last), last}, {0, 1, 2, 3}, 1, 0, 0});
-  for (int64_t row = 0; row < args.rows; ++row) {
-    std::copy_n(sums + row * kDotWeights, args.out - first, args.y + row * args.y_row() + first);
+  plan.y = gathered;
+  plan.y_stride = kGatherStride;
+  run_places(plan, rows, {0, kGathered, 2 * kGathered, 3 * kGathered}, count);
+  for (int64_t row = 0; row < args.rows; ++row, gathered += kGatherStride) {
+    for (int i = 0; i < distinct; ++i) put(gathered + i * kGathered, count, args.y + row * args.y_row() + rows[i]);
+  }
+}
+
+void run_all(const DotPlan& plan, bool gather, float* gathered) {
+  const int64_t out = plan.args.out, block = out / kDotWeights;
+  const int64_t step = gather ? kGathered : block;
+  for (int64_t row = 0; row < block; row += step) {
+    const int64_t rows[] = {row, block + row, 2 * block + row, 3 * block + row};
+    const int64_t count = std::min(step, block - row);
+    if (gather) {
+      run_gathered(plan, gathered, rows, kDotWeights, count);
+    } else {
+      run_places(plan, rows, rows, count);
+    }
+  }
+  if (const int64_t rest = block * kDotWeights; rest < out) {
+    // Up to three rows, through the same groups as all others: their bits do not tell that they are the rest.
+    const int64_t last = out - 1, second = std::min(rest + 1, last), third = std::min(rest + 2, last);
+    run_gathered(plan, gathered, {rest, second, third, last}, static_cast<int>(out - rest), 1);
   }
 }
 
@@ -98,22 +156,19 @@ void run_dot(const LinearArgs& args, const DotKernel& kernel, LinearScratch& scr
   // Rows of packed x start at different cache sets.
   const int64_t x_stride = round_up(round_up(args.in, kMaxDotStep) * kernel.x_element_size, 64) + 64;
   const int64_t x_bytes = args.rows * x_stride;
-  std::byte* x = scratch.reserve(static_cast<size_t>(x_bytes) + static_cast<size_t>(args.rows) * kDotWeights * sizeof(float));
+  const auto gathered_bytes = static_cast<int64_t>(sizeof(float)) * args.rows * kGatherStride;
+  std::byte* x = scratch.reserve(static_cast<size_t>(x_bytes + gathered_bytes));
   for (int64_t row = 0; row < args.rows; ++row) {
     kernel.pack_row(args.x + row * args.x_row(), args.in, args.round_inputs, x + row * x_stride);
   }
-  const int64_t passes = (args.rows + kernel.columns - 1) / kernel.columns;
+  const bool single = args.rows <= kernel.single_columns && args.in <= kernel.single_depth;
+  const int64_t passes = single ? 1 : (args.rows + kernel.columns - 1) / kernel.columns;
   const int64_t parts = passes == 1 || args.in <= kWholeDepth ? 1 : (args.in + kGroupDepth - 1) / kGroupDepth;
   const int64_t group_depth = round_up((args.in + parts - 1) / parts, kMaxDotStep);
   const auto element_size = static_cast<int64_t>(size_of(args.weight_dtype));
   const DotPlan plan{args, kernel, x, x_stride, element_size, passes, group_depth, args.y, args.y_row()};
-  const int64_t block = args.out / kDotWeights;
-  const int64_t row_count = passes == 1 ? block : 1;
-  for (int64_t row = 0; row < block; row += row_count) {
-    const int64_t second = block + row, third = 2 * block + row, fourth = 3 * block + row;
-    run_rows(plan, {{row, second, third, fourth}, {row, second, third, fourth}, row_count, 0, 0});
-  }
-  if (const int64_t rest = block * kDotWeights; rest < args.out) run_rest(plan, rest, reinterpret_cast<float*>(x + x_bytes));
+  const bool gather = args.rows > kNearColumns && x_bytes <= kGatherBytes;
+  run_all(plan, gather, reinterpret_cast<float*>(x + x_bytes));
 }
 
 }  // namespace heddle::cpu

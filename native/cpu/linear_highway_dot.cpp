@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "cpu/vector_targets.h"
 
@@ -139,7 +140,8 @@ void pack_row(const float* x, int64_t in, bool round, std::byte* packed) {
 template <class Weights>
 DotKernel kernel_for() {
   DotKernel kernel;
-  kernel.columns = kDotColumns;
+  kernel.columns = kernel.single_columns = kDotColumns;
+  kernel.single_depth = std::numeric_limits<int64_t>::max();
   kernel.step_bytes = kStep * static_cast<int64_t>(sizeof(typename Weights::Stored));
   kernel.x_element_size = sizeof(float);
   kernel.run[0] = dot<Weights, 1>;

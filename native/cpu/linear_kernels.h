@@ -15,7 +15,7 @@
 namespace heddle::cpu {
 
 inline constexpr int kDotWeights = 4;  // weight rows of one call, from four far places: DRAM streams best from several
-inline constexpr int kMaxDotColumns = 6;    // rows of x that one call takes at most
+inline constexpr int kMaxDotColumns = 12;   // rows of x that one call takes at most
 inline constexpr int64_t kMaxDotStep = 32;  // elements; packed rows of x are padded with zeros to a multiple
 
 struct DotTask {
@@ -33,7 +33,9 @@ struct DotTask {
 };
 
 struct DotKernel {
-  int columns = 0;                                   // rows of x that one call takes at most
+  int columns = 0;           // rows of x of a call where several passes are made over weight rows;
+  int single_columns = 0;    // and of a single pass, for weight rows of
+  int64_t single_depth = 0;  // up to so many elements: x has to stay in the first cache
   int64_t step_bytes = 0;                            // of a weight row
   int64_t x_element_size = 0;                        // of packed x
   void (*run[kMaxDotColumns])(const DotTask&) = {};  // [columns - 1]
