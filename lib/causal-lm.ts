@@ -6,7 +6,7 @@ import { Answers } from './generation/answers'
 import type { Generation, GenerationRequest, Piece } from './generation/generation'
 import { loadModel } from './generation/load-model'
 import type { LoadedModel, PretrainedOptions } from './generation/load-model'
-import { answerLimits, checkGenerateOptions } from './generation/options'
+import { answerLimits, checkGenerateOptions, checkStopTokenIds } from './generation/options'
 import type { BatchOptions, GenerateOptions } from './generation/options'
 import { isBatch, noTokenizer, PromptReader } from './generation/prompts'
 import type { Prompt } from './generation/prompts'
@@ -158,10 +158,12 @@ export class CausalLM implements AsyncDisposable {
     this.#open(where)
     checkGenerateOptions(options)
     const { generationConfig } = this.#model
+    checkStopTokenIds(options.stopTokenIds, this.config.vocabSize)
     samplingSpec(options, generationConfig) // checks before a chat is rendered
     const prompts = isBatch(input) ? input : [input as Prompt]
-    const ids = await Promise.all(prompts.map((prompt) => this.#prompts.ids(where, prompt)))
-    const requests = prompts.map((prompt, index) => this.#request(where, prompt, ids[index]!, options))
+    const nameOf = (index: number): string => (isBatch(input) ? `prompts[${index}]` : 'prompt')
+    const ids = await Promise.all(prompts.map((prompt, index) => this.#prompts.ids(where, prompt, nameOf(index))))
+    const requests = prompts.map((prompt, index) => this.#request(where, nameOf(index), prompt, ids[index]!, options))
     if (options.echo && options.logprobs !== undefined && !options.signal?.aborted) {
       for (const request of requests) request.promptLogprobs = await this.#open(where).promptLogprobs(request.promptIds, options.logprobs)
     }
@@ -170,10 +172,10 @@ export class CausalLM implements AsyncDisposable {
   }
 
   /** What each answer to a prompt is made from. */
-  #request(where: string, prompt: Prompt, promptIds: readonly number[], options: BatchOptions): GenerationRequest {
+  #request(where: string, name: string, prompt: Prompt, promptIds: readonly number[], options: BatchOptions): GenerationRequest {
     const { generationConfig: defaults, eosTokenIds } = this.#model
     const { contextLength } = this.#open(where)
-    const limits = answerLimits(options, promptIds.length, { contextLength, eosTokenIds, defaults })
+    const limits = answerLimits(options, promptIds.length, { contextLength, eosTokenIds, defaults }, `${where}: ${name}`)
     if (limits.stopTexts.length > 0 && !this.tokenizer) {
       if (options.stop !== undefined) throw noTokenizer(where, 'stop texts')
       limits.stopTexts = []

@@ -4,10 +4,16 @@ import { HeddleError, invalidArgument } from './errors'
 
 /** An object with no other names than the known ones. */
 export function checkOptions(where: string, options: unknown, known: readonly string[]): void {
-  if (typeof options !== 'object' || options === null) throw invalidArgument(`${where}: options`, 'an object', options)
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) throw invalidArgument(`${where}: options`, 'an object', options)
   const unknown = Object.keys(options).find((name) => !known.includes(name))
   if (unknown !== undefined)
     throw new HeddleError('invalid_argument', `${where}: expected options ${known.join(', ')}, got ${unknown.slice(0, 100)}`)
+}
+
+/** By what a group does: modules that need this are below it. */
+export function checkGroup(where: string, group: unknown): void {
+  if (typeof (group as { evaluate?: unknown } | null | undefined)?.evaluate === 'function') return
+  throw invalidArgument(`${where}: group`, 'a group of openGroup()', group)
 }
 
 /** Whole numbers from 1. */

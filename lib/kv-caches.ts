@@ -1,4 +1,5 @@
 // The paged key and value caches of the attention layers of one model, or of one evaluation: one tensor per layer.
+import { checkGroup, checkPositive } from './checks'
 import type { Group } from './group'
 import { Tensor } from './tensor'
 import type { DType } from './tensor'
@@ -20,12 +21,15 @@ export class CacheRequest {
 export class KVCaches {
   readonly #tensors = new Map<object, Tensor>()
 
-  /** `blockCount` blocks of `blockSize` tokens in every layer; memory is taken when a program that uses the layer is compiled. */
+  /** Throws `invalid_argument` for counts below 1. `blockCount` blocks of `blockSize` tokens in every layer; memory is taken when a program that uses the layer is compiled. */
   constructor(
     readonly group: Group,
     readonly blockCount: number,
     readonly blockSize: number = defaultBlockSize
-  ) {}
+  ) {
+    checkGroup('KVCaches', group)
+    checkPositive('KVCaches', { blockCount, blockSize })
+  }
 
   /** `[2 (keys, values), blockCount, kvHeadCount, blockSize, headDim]` on each rank. */
   tensorFor({ layer, kvHeadCounts, headDim }: CacheRequest): Tensor {

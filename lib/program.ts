@@ -1,5 +1,5 @@
 // Records a forward pass as data and runs it on every rank. The one mechanism: models, single layers and tests all use it.
-import { checkPositive } from './checks'
+import { checkGroup, checkOptions, checkPositive } from './checks'
 import { describe, HeddleError, invalidArgument } from './errors'
 import type { Group } from './group'
 import { CacheRequest, defaultBlockSize, KVCaches } from './kv-caches'
@@ -66,6 +66,7 @@ export class Recorder {
 
   /** Names a value that every run hands back to the host; it must be whole on every rank. */
   output(name: string, value: Value): void {
+    if (!(value instanceof Value)) throw invalidArgument(`output ${name}`, 'a value', value)
     if (value.layout !== 'replicated') {
       throw new HeddleError(
         'invalid_argument',
@@ -150,7 +151,15 @@ export class Program {
     readonly options: ProgramOptions
   ) {}
 
-  static create(group: Group, options: ProgramOptions, record: (g: Recorder) => void): Promise<Program> {
+  /** Throws `invalid_argument` for options that make no sense, and whatever the operations throw. */
+  static async create(group: Group, options: ProgramOptions, record: (g: Recorder) => void): Promise<Program> {
+    const where = 'Program.create'
+    checkGroup(where, group)
+    checkOptions(where, options, ['maxTokens', 'maxSequences', 'caches'])
+    const { maxTokens, maxSequences, caches } = options
+    checkPositive(where, { maxTokens, maxSequences })
+    if (!(caches instanceof KVCaches)) throw invalidArgument(`${where}: caches`, 'KVCaches', caches)
+    if (typeof record !== 'function') throw invalidArgument(where, 'a function that records a forward pass', record)
     const recorder = new Recorder(group)
     record(recorder)
     return Program.compile(recorder, options)

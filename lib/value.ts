@@ -1,5 +1,5 @@
 // The nodes of a forward pass while it is recorded: no memory, only shapes and how the ranks' parts relate.
-import { HeddleError } from './errors'
+import { describe, HeddleError } from './errors'
 import { CacheRequest } from './kv-caches'
 import type { Recorder } from './program'
 import type { Attribute, Op } from './native'
@@ -97,6 +97,7 @@ export class Value {
   }
 
   add(other: Value): Value {
+    if (!(other instanceof Value)) throw invalid('add', 'a value', describe(other))
     if (other.recorder !== this.recorder) throw invalid('add', 'a value of the same recording', 'one of another')
     if (other.layout !== this.layout || other.rows !== this.rows)
       throw invalid('add', `a ${this.layout} value of ${this.rows}`, `a ${other.layout} one of ${other.rows}`)

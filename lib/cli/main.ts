@@ -1,5 +1,7 @@
 #!/usr/bin/env node
 // The command `heddle`: picks a command, and turns what it throws into one line, a hint and an exit code (2 for wrong usage, else 1).
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
 import { HeddleError, messageOf } from '../errors'
 import type { HeddleErrorCode } from '../errors'
 import { chat } from './chat'
@@ -17,6 +19,8 @@ const notOf = (other: Flags, flags: Flags): Flags => Object.fromEntries(Object.e
 const namesOf = (flags: Flags): string =>
   Object.entries(flags).filter(([option, flag]) => flag === (loadFlags as Flags)[option] && 'read' in flag).map(([, { flag }]) => `--${flag}`).join(', ')
 
+const { version } = JSON.parse(readFileSync(path.join(__dirname, '../../package.json'), 'utf8')) as { version: string }
+
 const usage = `Usage: heddle <command> [options]
 
 Commands
@@ -28,6 +32,8 @@ Commands
 
 Options of every command
 ${helpLines(modelFlag)}  --help
+
+heddle --version prints the version.
 
 Options of chat, generate and info
 ${helpLines(loadFlags)}
@@ -57,7 +63,8 @@ const hints: Partial<Record<HeddleErrorCode, string>> = {
 
 async function main(args: string[]): Promise<number> {
   const [name, ...rest] = args
-  if (name === '--help' || name === 'help' || rest.includes('--help')) return write(process.stdout, usage, 0)
+  if ([...args, ...(name === 'help' ? ['--help'] : [])].some((arg) => arg === '--help' || arg === '-h')) return write(process.stdout, usage, 0)
+  if (name === '--version' || name === '-v') return write(process.stdout, `${version}\n`, 0)
   try {
     const command = name !== undefined && Object.hasOwn(commands, name) ? commands[name] : undefined
     if (!command) throw new UsageError(name === undefined ? 'expected a command' : `no command ${JSON.stringify(name)}`)

@@ -95,17 +95,17 @@ export function checkGenerateOptions(options: BatchOptions): void {
   checkSignal('generate', signal)
 }
 
-/** Throws `invalid_argument` for a prompt that is longer than the context. */
-export function answerLimits(options: GenerateOptions, promptLength: number, context: Context): AnswerLimits {
+/** `name`: what a message calls the prompt. Throws `invalid_argument` for one that is longer than the context. */
+export function answerLimits(options: GenerateOptions, promptLength: number, context: Context, name = 'generate'): AnswerLimits {
   const { contextLength, eosTokenIds, defaults } = context
   if (promptLength > contextLength) {
     throw new HeddleError(
       'invalid_argument',
-      `generate: expected a prompt of at most ${contextLength} tokens, the context, got ${promptLength}`,
+      `${name}: expected a prompt of at most ${contextLength} tokens, the context, got ${promptLength}`,
       { details: { promptLength, contextLength } }
     )
   }
-  const maxNewTokens = options.maxNewTokens ?? Math.max(suggestedLimit(promptLength, context), options.minNewTokens ?? 0)
+  const maxNewTokens = options.maxNewTokens ?? Math.max(suggestedLimit(promptLength, context, name), options.minNewTokens ?? 0)
   return {
     maxLength: Math.min(promptLength + maxNewTokens, contextLength),
     minNewTokens: options.minNewTokens ?? defaults.minNewTokens ?? Math.max(0, (defaults.minLength ?? 0) - promptLength),
@@ -117,11 +117,17 @@ export function answerLimits(options: GenerateOptions, promptLength: number, con
 }
 
 /** Tokens of the answer, where the caller says nothing. A prompt that leaves no room is an error, as it is in `transformers`. */
-function suggestedLimit(promptLength: number, { contextLength, defaults: { maxNewTokens, maxLength } }: Context): number {
+function suggestedLimit(promptLength: number, { contextLength, defaults: { maxNewTokens, maxLength } }: Context, name: string): number {
   if (maxNewTokens !== undefined || maxLength === undefined) return maxNewTokens ?? contextLength
   if (promptLength < maxLength) return maxLength - promptLength
   const expected = `expected a prompt of less than ${maxLength} tokens, max_length of generation_config.json, or maxNewTokens`
-  throw new HeddleError('invalid_argument', `generate: ${expected}, got a prompt of ${promptLength}`, { details: { promptLength, maxLength } })
+  throw new HeddleError('invalid_argument', `${name}: ${expected}, got a prompt of ${promptLength}`, { details: { promptLength, maxLength } })
+}
+
+/** Throws `invalid_argument` for ids that the vocabulary lacks. */
+export function checkStopTokenIds(ids: readonly number[] = [], vocabSize: number): void {
+  const foreign = ids.find((id) => id < 0 || id >= vocabSize)
+  if (foreign !== undefined) throw invalidArgument('generate: stopTokenIds', `ids from 0 to ${vocabSize - 1}`, foreign)
 }
 
 export function checkSignal(where: string, signal: unknown): void {

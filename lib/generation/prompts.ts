@@ -17,10 +17,10 @@ export class PromptReader {
     private readonly tokenizer: Tokenizer | undefined
   ) {}
 
-  /** Throws `invalid_argument` for what is no prompt, for none of its tokens, and for text where there is no tokenizer. */
-  async ids(where: string, prompt: Prompt): Promise<readonly number[]> {
-    const ids = await this.#encoded(where, prompt)
-    this.checkIds(`${where}: prompt`, ids, Infinity)
+  /** `name`: what a message calls it. Throws `invalid_argument` for what is no prompt, for none of its tokens, and for text where there is no tokenizer. */
+  async ids(where: string, prompt: Prompt, name = 'prompt'): Promise<readonly number[]> {
+    const ids = await this.#encoded(where, name, prompt)
+    this.checkIds(`${where}: ${name}`, ids, Infinity)
     return ids
   }
 
@@ -37,13 +37,13 @@ export class PromptReader {
     if (wrong >= 0) throw invalidArgument(`${where}: token ${wrong}`, `an id from 0 to ${this.vocabSize - 1}`, ids[wrong])
   }
 
-  async #encoded(where: string, prompt: Prompt): Promise<readonly number[]> {
+  async #encoded(where: string, name: string, prompt: Prompt): Promise<readonly number[]> {
     if (typeof prompt === 'string') {
       if (!this.tokenizer) throw noTokenizer(where, 'a text')
-      if (prompt === '') throw invalidArgument(`${where}: prompt`, 'at least one token', prompt)
+      if (prompt === '') throw invalidArgument(`${where}: ${name}`, 'at least one token', prompt)
       return this.tokenizer.encode(prompt)
     }
-    if (!Array.isArray(prompt)) throw invalidArgument(`${where}: prompt`, 'a text, messages or token ids, or a list of prompts', prompt)
+    if (!Array.isArray(prompt)) throw invalidArgument(`${where}: ${name}`, 'a text, messages or token ids, or a list of prompts', prompt)
     if (!isChat(prompt)) return prompt as readonly number[]
     if (!this.tokenizer) throw noTokenizer(where, 'messages')
     return this.tokenizer.encodeChat(prompt)

@@ -52,7 +52,7 @@ export interface Verification {
 }
 
 const where = 'verifyTensorParallel'
-export const verifiedLoadOptions = pretrainedOptions.filter((name) => !fixedOptions.some((fixed) => fixed === name))
+export const verifyOptions = ['sizes', 'prompt', 'tolerance', ...pretrainedOptions.filter((name) => !fixedOptions.some((fixed) => fixed === name))]
 const defaultTokens = 32
 /** What sums in another order leave, over the layers of a model, with room above it; a wrong slice is of the order of 1. */
 const tolerances: Record<DType, number> = { float32: 1e-3, bfloat16: 0.1, float16: 0.1 }
@@ -62,10 +62,10 @@ const tolerances: Record<DType, number> = { float32: 1e-3, bfloat16: 0.1, float1
  * sizes or an empty prompt; a difference is a result, not an error.
  */
 export async function verifyTensorParallel(nameOrFolder: string, options: VerifyOptions = {}): Promise<Verification> {
+  checkOptions(where, options, verifyOptions)
   const { sizes = [1, 2], prompt, tolerance, ...load } = options
   if (!Array.isArray(sizes) || sizes.length < 2) throw invalidArgument(`${where}: sizes`, 'at least two sizes', sizes)
   if (tolerance !== undefined && !(tolerance >= 0)) throw invalidArgument(`${where}: tolerance`, 'a number from 0', tolerance)
-  checkOptions(where, load, verifiedLoadOptions)
   const [first, ...others] = sizes as number[]
   const reference = await outputsAt(nameOrFolder, first!, prompt, load)
   const { reproducible = false } = options

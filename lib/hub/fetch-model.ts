@@ -57,10 +57,10 @@ export function isHubName(name: string): boolean {
  * weights, `aborted`.
  */
 export async function modelFolder(nameOrFolder: string, options: FetchModelOptions = {}): Promise<string> {
+  const revision = checkRevision(options.revision ?? 'main')
   if (await isFolder(nameOrFolder)) return nameOrFolder
   if (!isHubName(nameOrFolder)) throw invalidArgument(where, 'a model folder, or the name of a model on the Hugging Face hub', nameOrFolder)
   const environment = options.environment ?? hubEnvironment()
-  const revision = checkRevision(options.revision ?? 'main')
   const parts = options.parts ?? everything
   const folders = repositoryFolders(environment.cacheFolder, nameOrFolder)
   const cached = await cachedSnapshot(folders.root, revision, parts)

@@ -1,4 +1,5 @@
 // What every layer shares: parameters described as slices of full tensors, loading them onto the ranks, and running alone.
+import { checkGroup } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import type { Group } from '../group'
 import type { Recorder } from '../program'
@@ -59,7 +60,7 @@ export abstract class Layer {
   #disposed = false
 
   constructor(readonly group: Group) {
-    if (typeof group?.evaluate !== 'function') throw invalidArgument(`${new.target.name}: group`, 'a group of openGroup()', group)
+    checkGroup(new.target.name, group)
   }
 
   /** Records what the layer computes. */

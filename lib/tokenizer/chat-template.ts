@@ -1,5 +1,6 @@
 // Chat templates: which one a model folder has, and messages to prompt text.
 // Rule: role and content are checked here; the template itself only ever runs in the child process.
+import { checkOptions } from '../checks'
 import { HeddleError, describe, invalidArgument } from '../errors'
 import { TemplateProcess } from './template-process'
 import { isObject } from './tokenizer-files'
@@ -31,6 +32,7 @@ export class ChatTemplate {
 
   async render(messages: readonly Message[], options: ChatTemplateOptions = {}): Promise<string> {
     checkMessages(messages)
+    checkOptions('applyChatTemplate', options, ['addGenerationPrompt', 'variables'])
     const { addGenerationPrompt = true, variables = {} } = options
     if (typeof addGenerationPrompt !== 'boolean') throw invalidArgument('addGenerationPrompt', 'true or false', addGenerationPrompt)
     if (!isObject(variables)) throw invalidArgument('variables of a chat template', 'an object', variables)

@@ -1,6 +1,8 @@
 // Turns token ids into text as they arrive.
 // Rule: the pieces joined are exactly what decoding all ids at once gives, and no piece cuts a character.
 
+import { invalidArgument } from '../errors'
+
 /** What the stream decoder needs of a tokenizer. */
 export interface TokenText {
   /** Whether the token adds to the text at all: false for special tokens that are skipped and for ids outside the vocabulary. */
@@ -33,7 +35,9 @@ class WindowDecoder implements StreamDecoder {
   constructor(private readonly source: TokenText) {}
 
   push(ids: number | readonly number[]): string {
-    const added = (typeof ids === 'number' ? [ids] : ids).filter((id) => this.source.contributes(id))
+    const given = typeof ids === 'number' ? [ids] : ids
+    if (!Array.isArray(given) || !given.every((id) => Number.isInteger(id) && id >= 0)) throw invalidArgument('StreamDecoder.push', 'a token id or a list of them', ids)
+    const added = given.filter((id) => this.source.contributes(id))
     if (added.length === 0) return ''
     this.window = this.window.concat(added)
     const text = this.source.textOf(this.window)

@@ -1,6 +1,7 @@
 // AutoTokenizer: text to token ids and back, from the files of a model folder. Rule: this file alone knows the tokenizer library.
 import { TextDecoder } from 'node:util'
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
+import { checkFlags, checkOptions } from '../checks'
 import { HeddleError, invalidArgument, messageOf } from '../errors'
 import { isHubName, modelFolder } from '../hub/fetch-model'
 import { chatTemplateOf, specialTokensOf } from './chat-template'
@@ -61,7 +62,10 @@ export const AutoTokenizer = {
    * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja of a model folder, or of a model on the Hugging Face hub; the last two
    * may be missing. Errors as of `AutoModelForCausalLM.fromPretrained`.
    */
-  async fromPretrained(nameOrFolder: string, { revision }: { revision?: string } = {}): Promise<Tokenizer> {
+  async fromPretrained(nameOrFolder: string, options: { revision?: string } = {}): Promise<Tokenizer> {
+    checkOptions('AutoTokenizer.fromPretrained', options, ['revision'])
+    const { revision } = options
+    if (revision !== undefined && typeof revision !== 'string') throw invalidArgument('AutoTokenizer.fromPretrained: revision', 'a text', revision)
     const isHub = typeof nameOrFolder === 'string' && isHubName(nameOrFolder)
     const parts = { weights: false, tokenizer: true }
     const folder = isHub ? await modelFolder(nameOrFolder, { parts, ...(revision !== undefined && { revision }) }) : nameOrFolder
@@ -94,14 +98,18 @@ class FileTokenizer implements Tokenizer {
     return this.template !== undefined
   }
 
-  encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    checkFlagOptions('Tokenizer.encode', options, ['addSpecialTokens'])
+    const { addSpecialTokens = true } = options
     if (typeof text !== 'string') throw invalidArgument('Tokenizer.encode', 'a text', text)
     const { ids } = this.guarded(() => this.library.encode(text, { add_special_tokens: addSpecialTokens }))
     if (ids.every(isTokenId)) return ids
     throw corruptFile(this.file, 'a token that it adds to the text, or its unknown token, is not in its vocabulary')
   }
 
-  decode(ids: readonly number[], { skipSpecialTokens = true }: DecodeOptions = {}): string {
+  decode(ids: readonly number[], options: DecodeOptions = {}): string {
+    checkFlagOptions('Tokenizer.decode', options, ['skipSpecialTokens'])
+    const { skipSpecialTokens = true } = options
     if (!Array.isArray(ids)) throw invalidArgument('Tokenizer.decode', 'a list of token ids', ids)
     const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0)
     if (wrong >= 0) throw invalidArgument(`Tokenizer.decode: ids[${wrong}]`, 'a token id', ids[wrong])
@@ -127,7 +135,9 @@ class FileTokenizer implements Tokenizer {
     return this.library.id_to_token(id)
   }
 
-  createStreamDecoder({ skipSpecialTokens = true }: DecodeOptions = {}): StreamDecoder {
+  createStreamDecoder(options: DecodeOptions = {}): StreamDecoder {
+    checkFlagOptions('Tokenizer.createStreamDecoder', options, ['skipSpecialTokens'])
+    const { skipSpecialTokens = true } = options
     return createStreamDecoder({
       contributes: (id) => this.contributes(id, skipSpecialTokens),
       textOf: (ids) => this.textOf(ids)
@@ -156,6 +166,11 @@ class FileTokenizer implements Tokenizer {
   private idsOf(tokens: string[]): number[] {
     return tokens.map((token) => this.tokenToId(token)).filter((id) => id !== undefined)
   }
+}
+
+function checkFlagOptions(where: string, options: object, known: readonly string[]): void {
+  checkOptions(where, options, known)
+  checkFlags(where, { ...options })
 }
 
 function openLibrary({ tokenizer, tokenizerPath, config }: TokenizerFiles): Library {

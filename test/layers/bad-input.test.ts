@@ -1,6 +1,7 @@
 // What a caller may get wrong with layers: an `invalid_argument` that says where, never a TypeError, and the group goes on.
 import { openGroup } from '../../lib/group'
 import type { Group } from '../../lib/group'
+import { KVCaches } from '../../lib/kv-caches'
 import { TPAttention } from '../../lib/layers/attention'
 import { ParallelLMHead, VocabParallelEmbedding } from '../../lib/layers/embedding'
 import type { Layer } from '../../lib/layers/layer'
@@ -8,6 +9,7 @@ import { ColumnParallelLinear, RowParallelLinear } from '../../lib/layers/linear
 import { TPMLP } from '../../lib/layers/mlp'
 import { TPMoE } from '../../lib/layers/moe'
 import { LayerNorm, RMSNorm } from '../../lib/layers/norm'
+import { Program } from '../../lib/program'
 
 const values = (count: number) => Float32Array.from({ length: count }, (_, i) => i)
 
@@ -118,4 +120,34 @@ test('maxTokens bounds run', async () => {
   await layer.load(Object.fromEntries(names.map((name) => [name, values(16)])))
   expect((await layer.run({ data: values(12), shape: [3, 4] })).shape).toEqual([3, 4])
   await expect(layer.run({ data: values(16), shape: [4, 4] })).rejects.toEqual(invalid(/at most maxTokens 3 tokens, got 4/))
+})
+
+test.each([[0], [-1], [1.5], [undefined], ['4']])('a cache of %p blocks, or of blocks of so many tokens', (count) => {
+  expect(() => new KVCaches(group, count as number)).toThrow(invalid(/^KVCaches: blockCount: expected a positive integer/))
+  if (count !== undefined) expect(() => new KVCaches(group, 4, count as number)).toThrow(invalid(/^KVCaches: blockSize: expected a positive integer/))
+  expect(() => new KVCaches({} as never, 4)).toThrow(invalid(/^KVCaches: group: expected a group of openGroup/))
+})
+
+test('a program of nothing', async () => {
+  const caches = new KVCaches(group, 1)
+  const sizes = { maxTokens: 4, maxSequences: 1, caches }
+  const create = (...args: unknown[]) => (Program.create as (...args: unknown[]) => Promise<Program>)(...args)
+  await expect(create(group, sizes)).rejects.toEqual(invalid(/^Program\.create: expected a function/))
+  await expect(create(group)).rejects.toEqual(invalid(/^Program\.create: options: expected an object/))
+  await expect(create(null, sizes, () => {})).rejects.toEqual(invalid(/^Program\.create: group: expected a group of openGroup/))
+  await expect(create(group, { ...sizes, maxTokens: 0 }, () => {})).rejects.toEqual(invalid(/^Program\.create: maxTokens: expected a positive integer, got 0/))
+  await expect(create(group, { ...sizes, caches: {} }, () => {})).rejects.toEqual(invalid(/^Program\.create: caches: expected KVCaches/))
+  await expect(create(group, { ...sizes, maxRows: 1 }, () => {})).rejects.toEqual(invalid(/^Program\.create: expected options/))
+})
+
+test.each([undefined, null, 5, {}])('a step that is none: %p', async (step) => {
+  using program = await Program.create(group, { maxTokens: 4, maxSequences: 1, caches: new KVCaches(group, 1) }, (g) => g.output('y', g.input({ data: values(4), shape: [1, 4] })))
+  await expect(program.run(step as never)).rejects.toEqual(invalid(/expected/))
+})
+
+test.each([undefined, null, 5, {}])('a forward pass of what is no value: %p', async (value) => {
+  const linear = new ColumnParallelLinear(group, 4, 4, { bias: false })
+  await linear.load({ weight: values(16) })
+  await expect(group.evaluate((g) => g.input({ data: values(4), shape: [1, 4] }).add(value as never))).rejects.toEqual(invalid(/^add: expected a value/))
+  await expect(group.evaluate((g) => { g.output('y', value as never); return g.input({ data: values(4), shape: [1, 4] }) })).rejects.toEqual(invalid(/^output y: expected a value/))
 })

@@ -93,7 +93,10 @@ describe('options', () => {
     ['a signal that is none', { signal: 1 }, 'invalid_argument', /signal/],
     ['onProgress that is none', { onProgress: 1 }, 'invalid_argument', /onProgress/],
     ['an unknown device', { device: 'tpu' }, 'invalid_argument', /device/],
-    ['options that are none', null as never, 'invalid_argument', /options/]
+    ['a revision that is none, of a folder too', { revision: 5 }, 'invalid_argument', /revision: expected a branch, a tag or a commit, got 5/],
+    ['an empty revision', { revision: '' }, 'invalid_argument', /revision/],
+    ['options that are none', null as never, 'invalid_argument', /options/],
+    ['a list of options', [] as never, 'invalid_argument', /options: expected an object, got an empty array/]
   ])('%s', async (_, options, code, pattern) => {
     await expect(load(golden('qwen3'), options as PretrainedOptions)).rejects.toEqual(failure(code, pattern))
   })
@@ -339,6 +342,9 @@ describe('prompts', () => {
     ['NaN', [NaN], /token 0/],
     ['texts among ids', ['a', 5], /token 0/],
     ['a message without content', [{ role: 'user' }], /content/],
+    ['a wrong id in the second prompt', [[1], [2, -1]], /^(generate|stream): prompts\[1\]: token 1: expected an id/],
+    ['an empty text in a batch', ['a', 'b', ''], /^(generate|stream): prompts\[2\]: expected at least one token/],
+    ['a prompt of a batch that is longer than the context', [[1], new Array(1025).fill(7)], /prompts\[1\]: expected .*at most 1024 tokens.*1025/],
     ['a message among ids', [1, { role: 'user', content: 'x' }], /messages\[0\]/]
   ])('%s', (_, input, pattern) => expectRefused(tiny, input, pattern))
 
@@ -353,6 +359,9 @@ describe('prompts', () => {
     ['topP above 1', { topP: 1.5 }, /topP/],
     ['maxNewTokens 0', { maxNewTokens: 0 }, /maxNewTokens/],
     ['options that are none', 5 as never, /options/],
+    ['a list of options', [] as never, /options/],
+    ['a stop token outside the vocabulary', { stopTokenIds: [2, 2048] }, /stopTokenIds: expected ids from 0 to 2047, got 2048/],
+    ['a negative stop token', { stopTokenIds: [-1] }, /stopTokenIds: expected ids from 0 to 2047, got -1/],
     ['an empty stop text', { stop: '' }, /stop/]
   ])('%s', (_, options, pattern) => expectRefused(tiny, 'Hello', pattern, options))
 

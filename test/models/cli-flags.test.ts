@@ -7,7 +7,7 @@ import type { Flags } from '../../lib/cli/flags'
 import { chatFlags, generateFlags, loadFlags, planFlags, verifyFlags } from '../../lib/cli/options'
 import { pretrainedOptions } from '../../lib/generation/load-model'
 import { checkGenerateOptions, generateOptions } from '../../lib/generation/options'
-import { verifiedLoadOptions } from '../../lib/generation/verify'
+import { verifyOptions } from '../../lib/generation/verify'
 import { planOptions } from '../../lib/planning/plan'
 
 const apis: [string, readonly string[], Flags, string[]][] = [
@@ -15,7 +15,7 @@ const apis: [string, readonly string[], Flags, string[]][] = [
   ['generate', generateOptions, generateFlags, ['signal']],
   ['generate, in a chat', generateOptions, chatFlags, ['echo', 'logprobs', 'n', 'signal']],
   ['planTensorParallel', planOptions, planFlags, []],
-  ['verifyTensorParallel', [...verifiedLoadOptions, 'sizes', 'prompt', 'tolerance'], verifyFlags, ['devices', 'onProgress', 'signal']]
+  ['verifyTensorParallel', verifyOptions, verifyFlags, ['devices', 'onProgress', 'signal']]
 ]
 
 test.each(apis)('every option of %s has a flag, but for a few with a reason', (_, options, flags, exceptions) => {

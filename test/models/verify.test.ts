@@ -80,9 +80,13 @@ test.each(['qwen3', 'gpt2', 'mixtral'])('%s, reproducible: no bit departs in any
 
 test.each([
   [{ sizes: [1] }, /sizes/], [{ tolerance: -1 }, /tolerance/], [{ prompt: [] }, /prompt/], [{ prompt: [-1] }, /prompt/], [{ prompt: 'x' }, /no tokenizer/],
-  [{ tpSize: 2 }, /tpSize/], [{ sizes: [1, 5] }, /valid sizes: 1, 2, 3, 4$/], [{ sizes: [1, 3], strict: true }, /valid sizes: 1, 2, 4$/]
+  [{ tpSize: 2 }, /expected options sizes, prompt, tolerance, .*, got tpSize/], [{ sizes: [1, 5] }, /valid sizes: 1, 2, 3, 4$/], [{ sizes: [1, 3], strict: true }, /valid sizes: 1, 2, 4$/]
 ])('%j is refused', async (options, message) => {
   await expect(verifyTensorParallel(golden('llama'), { device: 'cpu', ...options } as object)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) })
+})
+
+test.each([null, 5, []])('options that are %j', async (options) => {
+  await expect(verifyTensorParallel(golden('llama'), options as never)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(/options: expected an object/) })
 })
 
 test('the command: a verdict for each size, exit code 0 or 1, usage 2', async () => {

@@ -1,6 +1,6 @@
 // The command line as a user meets it: a process with arguments, pipes and an exit code.
 import { spawn } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { golden, repository, tinyModel } from '../support/models'
@@ -210,6 +210,15 @@ test('--help prints the usage', async () => {
   const { code, stdout } = await heddle(['--help'])
   expect(code).toBe(0)
   for (const word of ['chat', 'generate', 'info', '--messages', '--tp']) expect(stdout).toContain(word)
+})
+
+test.each(['--version', '-v'])('%s prints the version of the package', async (flag) => {
+  const { version } = JSON.parse(await readFile(path.join(repository, 'package.json'), 'utf8')) as { version: string }
+  expect(await heddle([flag])).toEqual({ code: 0, stdout: `${version}\n`, stderr: '' })
+})
+
+test.each([['-h'], ['generate', '-h'], ['plan', '--help'], ['help']])('%s prints the usage, too', async (...args) => {
+  expect((await heddle(args)).stdout).toMatch(/^Usage: heddle/)
 })
 
 describe('wrong usage: exit code 2, stdout empty', () => {

@@ -40,8 +40,8 @@ const typescriptParts: Record<string, Part> = {
   layers: { uses: ['program', 'tensor', 'shard', 'checks', 'errors'], types: ['group'] },
   group: { uses: ['program', 'tensor', 'native', 'checks', 'errors'] },
   program: { uses: ['tensor', 'native', 'checks', 'errors'], types: ['group'] },
-  tensor: { uses: ['native', 'errors'], types: ['group'] },
-  tokenizer: { uses: ['hub', 'files', 'errors'], packages: ['@huggingface/tokenizers', '@huggingface/jinja'] },
+  tensor: { uses: ['native', 'checks', 'errors'], types: ['group'] },
+  tokenizer: { uses: ['hub', 'files', 'checks', 'errors'], packages: ['@huggingface/tokenizers', '@huggingface/jinja'] },
   hub: { uses: ['files', 'checks', 'errors'], packages: ['@huggingface/hub'] },
   native: { uses: ['errors', 'cuda-libs'], packages: ['node-gyp-build'] },
   // slices are told to ranks as data, and the types of that data are native's

@@ -77,6 +77,22 @@ describe('heddle-tiny', () => {
     expect(() => tokenizer.encode(text as unknown as string)).toThrow(expect.objectContaining({ code: 'invalid_argument' }))
   })
 
+  test('refuses options that it does not know, and that are none', async () => {
+    const refused = (named: string) => expect.objectContaining({ code: 'invalid_argument', message: expect.stringContaining(named) })
+    for (const options of [{ skip: true }, null, 5] as never[]) {
+      expect(() => tokenizer.encode('a', options)).toThrow(refused('Tokenizer.encode: '))
+      expect(() => tokenizer.decode([1], options)).toThrow(refused('Tokenizer.decode: '))
+      expect(() => tokenizer.createStreamDecoder(options)).toThrow(refused('Tokenizer.createStreamDecoder: '))
+      await expect(tokenizer.applyChatTemplate([{ role: 'user', content: 'x' }], options)).rejects.toEqual(refused('applyChatTemplate: '))
+      await expect(AutoTokenizer.fromPretrained(tinyFolder, options)).rejects.toEqual(refused('AutoTokenizer.fromPretrained: '))
+    }
+    expect(() => tokenizer.encode('a', { addSpecialTokens: 1 } as never)).toThrow(refused('addSpecialTokens: expected true or false'))
+    await expect(AutoTokenizer.fromPretrained(tinyFolder, { revision: 5 } as never)).rejects.toEqual(refused('revision'))
+    const decoder = tokenizer.createStreamDecoder()
+    for (const id of ['a', undefined, null, -1, 1.5, ['a'], [1, -1]] as never[]) expect(() => decoder.push(id)).toThrow(refused('StreamDecoder.push: '))
+    expect(decoder.push(tokenizer.encode('ok'))).toBe('ok')
+  })
+
   test.each([
     ['one letter', 'a', 200_000],
     ['underscores', '_', 50_000],
