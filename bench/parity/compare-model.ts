@@ -7,7 +7,7 @@ import {
   allowedDifference, answerDifference, isNearTie, logitDifference, worstOf, type Answer, type AnswerDifference, type LogitDifference, type ParityDType,
 } from './differences'
 import { chats, randomPrompts, texts } from './prompts'
-import { type OpenModel, type Reference } from './reference'
+import { TransformersError, type OpenModel, type Reference } from './reference'
 
 export interface ParityOptions {
   sizes: number[]
@@ -53,10 +53,9 @@ interface Expected {
 
 export async function compareModel(folder: string, reference: Reference, options: ParityOptions): Promise<ModelParity> {
   const found: ModelParity = { folder, modelType: '', prompts: 0, sizes: [], agrees: true }
-  const opened = await openReference(folder, reference, options)
-  if (typeof opened === 'string') return { ...found, skipped: opened }
-  found.modelType = opened.modelType
   try {
+    const opened = await reference.open(folder, options.dtype)
+    found.modelType = opened.modelType
     const tokenizer = await tokenizerParity(folder, reference, options)
     const context = await heddleContext(folder, options)
     const rows = await promptRows(folder, tokenizer !== undefined, { ...opened, context: Math.min(context, opened.context) }, options)
@@ -67,17 +66,10 @@ export async function compareModel(folder: string, reference: Reference, options
     const agrees = compared.every((one) => one.agrees) && !tokenizer?.differences.length
     return { ...found, prompts: rows.length, sizes: compared, ...(tokenizer && { tokenizer }), agrees }
   } catch (error) {
+    if (error instanceof TransformersError) return { ...found, skipped: error.message }
     const refused = refusalOf(error)
     if (refused) return { ...found, refused }
     throw error
-  }
-}
-
-async function openReference(folder: string, reference: Reference, { dtype }: ParityOptions): Promise<OpenModel | string> {
-  try {
-    return await reference.open(folder, dtype)
-  } catch (error) {
-    return (error as Error).message
   }
 }
 

@@ -13,6 +13,9 @@ export interface OpenModel { modelType: string; vocabSize: number; headCount: nu
 export interface EncodedText { ids: number[]; plainIds: number[]; text: string; wholeText: string }
 export interface RenderedChat { text: string; ids: number[] }
 
+/** transformers was asked and did not answer. */
+export class TransformersError extends Error {}
+
 export class Reference {
   private readonly child: LineProcess
   private readonly folder = mkdtempSync(join(tmpdir(), 'heddle-parity-'))
@@ -23,40 +26,48 @@ export class Reference {
   }
 
   about(): Promise<Versions> {
-    return this.child.ask({ do: 'about' })
+    return this.ask({ do: 'about' })
   }
 
   open(folder: string, dtype: ParityDType): Promise<OpenModel> {
-    return this.child.ask({ do: 'open', folder, dtype })
+    return this.ask({ do: 'open', folder, dtype })
   }
 
   /** [positions, vocabSize] */
   async logits(row: readonly number[]): Promise<Float32Array> {
     const file = join(this.folder, 'logits')
-    const { positions, vocabSize } = await this.child.ask<{ positions: number; vocabSize: number }>({ do: 'logits', row, file })
+    const { positions, vocabSize } = await this.ask<{ positions: number; vocabSize: number }>({ do: 'logits', row, file })
     const { buffer, byteOffset } = readFileSync(file)
     return new Float32Array(buffer.slice(byteOffset, byteOffset + 4 * positions * vocabSize))
   }
 
   greedy(row: readonly number[], count: number): Promise<Answer & { margins: number[] }> {
-    return this.child.ask({ do: 'greedy', row, count })
+    return this.ask({ do: 'greedy', row, count })
   }
 
   openTokenizer(folder: string): Promise<{ hasChatTemplate: boolean }> {
-    return this.child.ask({ do: 'open_tokenizer', folder })
+    return this.ask({ do: 'open_tokenizer', folder })
   }
 
   encode(text: string): Promise<EncodedText> {
-    return this.child.ask({ do: 'encode', text })
+    return this.ask({ do: 'encode', text })
   }
 
   chat(messages: readonly Message[], addGenerationPrompt: boolean): Promise<RenderedChat> {
-    return this.child.ask({ do: 'chat', messages, addGenerationPrompt })
+    return this.ask({ do: 'chat', messages, addGenerationPrompt })
   }
 
   /** Writes a checkpoint that `seed` alone decides; the configuration's fields. */
   randomModel(family: string, seed: string, folder: string): Promise<{ fields: Record<string, unknown>; fileType: string }> {
-    return this.child.ask({ do: 'random_model', family, seed, folder })
+    return this.ask({ do: 'random_model', family, seed, folder })
+  }
+
+  private async ask<T>(command: object): Promise<T> {
+    try {
+      return await this.child.ask<T>(command)
+    } catch (error) {
+      throw new TransformersError((error as Error).message)
+    }
   }
 
   async close(): Promise<void> {

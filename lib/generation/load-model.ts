@@ -18,6 +18,7 @@ import { defaultUtilization, planGpuCacheTokens, workspaceEstimate } from '../mo
 import { availableMemory, planCacheTokens } from '../models/memory'
 import { planOf } from '../models/plan-parts'
 import type { DecoderPlan } from '../models/plan-parts'
+import { withHeadOfWeights } from '../models/tied-head'
 import { parsePlan } from '../models/tp-plan'
 import type { TPPlan } from '../models/tp-plan'
 import { AutoTokenizer } from '../tokenizer/tokenizer'
@@ -72,11 +73,13 @@ export async function loadModel(nameOrFolder: string, options: PretrainedOptions
   const { tpSize = 1, revision, onProgress, signal } = options
   throwIfAborted(signal)
   const folder = await modelFolder(nameOrFolder, { ...(revision !== undefined && { revision }), ...(onProgress && { onProgress }), ...(signal && { signal }) })
-  const config = await readModelConfig(folder)
-  const plan = planOf(where, options.tpPlan ?? 'auto', config, options.expertParallel)
-  checkSize(config, tpSize, plan, { strict: options.strict ?? false, reproducible: options.reproducible ?? false })
-  const generationConfig = await readGenerationConfig(folder, config.vocabSize)
+  const read = await readModelConfig(folder)
+  const planFor = (config: ModelConfig): DecoderPlan => planOf(where, options.tpPlan ?? 'auto', config, options.expertParallel)
+  checkSize(read, tpSize, planFor(read), { strict: options.strict ?? false, reproducible: options.reproducible ?? false })
+  const generationConfig = await readGenerationConfig(folder, read.vocabSize)
   const checkpoint = await Checkpoint.open(folder)
+  const config = await withHeadOfWeights(read, checkpoint)
+  const plan = planFor(config)
   const tokenizer = (await hasTokenizer(folder)) ? await AutoTokenizer.fromPretrained(folder) : undefined
   throwIfAborted(signal)
   const { group, runtime } = await startRanks(config, plan, checkpoint, options)

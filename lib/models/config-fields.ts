@@ -111,6 +111,10 @@ export class ConfigFields {
     throw this.wrong(name, 'a token id or a list of them', value)
   }
 
+  get isEmpty(): boolean {
+    return this.fields.size === 0
+  }
+
   section(name: string): ConfigFields | undefined {
     const value = this.value(name)
     if (value === undefined) return undefined

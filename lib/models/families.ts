@@ -2,7 +2,7 @@
 // Defaults are those of the configuration classes of `transformers`; tensor names are those of its checkpoints.
 import { HeddleError } from '../errors'
 import type { ConfigFields, FieldCustoms } from './config-fields'
-import { alternatingLayers, everyLayer, flaggedEverywhere, flaggedLayers } from './layer-windows'
+import { alternatingLayers, everyLayer, flaggedEverywhere, flaggedLayers, namedLayers } from './layer-windows'
 import type { LayerWindows } from './layer-windows'
 import { gemma3Names, gpt2Names, llamaNames, mixtralNames, phi3Names } from './tensor-names'
 import type { TensorNames } from './tensor-names'
@@ -94,7 +94,7 @@ const families = new Map<string, Family>([
     {
       architecture: 'MistralForCausalLM',
       tensors: llamaNames,
-      windows: everyLayer,
+      windows: namedLayers,
       defaults: { num_key_value_heads: 8, sliding_window: 4096 }
     }
   ],

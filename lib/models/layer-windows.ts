@@ -23,6 +23,13 @@ export const everyLayer: LayerWindows = (fields, layerCount) => {
   return Array.from({ length: layerCount }, () => window)
 }
 
+/** `sliding_window` holds for every layer, or for those that `layer_types` names. */
+export const namedLayers: LayerWindows = (fields, layerCount) => {
+  const window = readWindow(fields)
+  const types = readLayerTypes(fields, layerCount)
+  return Array.from({ length: layerCount }, (_, layer) => (types && types[layer] !== sliding ? undefined : window))
+}
+
 /**
  * `sliding_window` holds where `use_sliding_window` is set, for the layers that `layer_types` names, else for those from
  * `max_window_layers` on.

@@ -50,7 +50,7 @@ const maxPosition = 2 ** 28
 
 /**
  * New spelling: rope_parameters holds everything, by kind of layer where there are two. Old one: rope_theta at the top, and rope_scaling
- * with `rope_type` or, older still, `type`.
+ * with `rope_type` or, older still, `type`. Where both are there, rope_scaling counts.
  *
  * Dynamic and longrope scaling depend on how long a sequence has become, while keys that are cached already keep the rotation of before:
  * what `transformers` gives beyond the original length depends on how a text was cut into steps, and on the calls before. So sequences end
@@ -58,20 +58,31 @@ const maxPosition = 2 ** 28
  */
 export function readRopes(fields: ConfigFields, headDim: number, traits: RopeTraits): Ropes {
   const parameters = fields.section('rope_parameters')
+  const scaling = fields.section('rope_scaling')
   if (!traits.twoRopes) {
-    const rope = new RopeReader(fields, parameters ?? scalingOf(fields), headDim, traits).read('rope_theta', 10000)
+    const owner = scaling && !scaling.isEmpty ? scaling : parameters
+    const rope = new RopeReader(fields, owner ?? nothing(fields), headDim, traits).read('rope_theta', 10000)
     return { whole: rope.config, windowed: rope.config, maxPositions: rope.maxPositions }
   }
+  if (parameters && scaling && !scaling.isEmpty) throw fields.unsupported('rope_scaling', ': beside rope_parameters')
+  if (scaling) refuseOverlooked(scaling)
   const part = (name: string): ConfigFields | undefined => parameters?.section(name)
-  const whole = new RopeReader(fields, part('full_attention') ?? scalingOf(fields), headDim, traits).read('rope_theta', 1e6)
+  const full = part('full_attention')
+  // transformers looks for it beside the two, and so never finds it
+  if ((full ?? scaling)?.flag('truncate', true) === false) throw (full ?? scaling)!.unsupported('truncate')
+  const whole = new RopeReader(fields, full ?? scaling ?? nothing(fields), headDim, traits).read('rope_theta', 1e6)
   const windowed = new RopeReader(fields, part('sliding_attention') ?? nothing(fields), headDim, traits)
   const local = windowed.read('rope_local_base_freq', 10000)
   parameters?.refuseUnread(() => false)
   return { whole: whole.config, windowed: local.config, maxPositions: Math.min(whole.maxPositions, local.maxPositions) }
 }
 
+/** Where there are two, `transformers` overlooks what kind rope_scaling is unless it is spelled rope_type. */
+function refuseOverlooked(scaling: ConfigFields): void {
+  if (!scaling.has('rope_type') && (scaling.text('type') ?? 'default') !== 'default') throw scaling.unsupported('type', ': expected rope_type')
+}
+
 const nothing = (fields: ConfigFields): ConfigFields => new ConfigFields(new Map(), fields.where)
-const scalingOf = (fields: ConfigFields): ConfigFields => fields.section('rope_scaling') ?? nothing(fields)
 
 class RopeReader {
   constructor(

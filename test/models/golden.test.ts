@@ -1,7 +1,10 @@
 // The reference cases: logits and greedy tokens of `transformers`, at every size from 1 to 8 that the head count allows.
+import path from 'node:path'
 import { AutoModelForCausalLM } from '../../lib/causal-lm'
+import type { CausalLM } from '../../lib/causal-lm'
 import { goldenCases as cases, goldenTolerance as tolerance, headCountOf, largestDifference, positionsOf, readExpected } from '../support/golden-cases'
-import { golden, withModel } from '../support/models'
+import { editJson, golden, withCopy, withModel } from '../support/models'
+import { readSafetensors, writeSafetensors } from '../support/safetensors-file'
 
 const sizesOf = (name: string): number[] => [1, 2, 3, 4, 5, 6, 7, 8].filter((size) => size <= headCountOf(name))
 const runs = cases.flatMap((name) => sizesOf(name).map((size) => ({ name, size, expertParallel: false })))
@@ -50,5 +53,32 @@ test.each(cases)('%s: one rank more than heads is refused with the valid sizes',
     code: 'invalid_argument',
     message: `AutoModelForCausalLM: headCount ${headCount} is less than tpSize ${headCount + 1}; valid sizes: ${validSizes.join(', ')}`,
     details: { dim: 'headCount', value: headCount, tpSize: headCount + 1, validSizes }
+  })
+})
+
+describe('a head that config.json ties to the embedding', () => {
+  const tie = (copy: string) => editJson(path.join(copy, 'config.json'), (json) => Object.assign(json, { tie_word_embeddings: true }))
+
+  test('is the one of the weights where they have another, as in transformers', async () => {
+    const { ids, logits: expected, positions } = await readExpected('llama')
+    await withCopy(golden('llama'), tie, (copy) =>
+      withModel(copy, { tpSize: 2, dtype: 'float32' }, async (model) => {
+        const { logits, shape } = await model.forward(ids)
+        expect(largestDifference(positionsOf(logits, shape, positions), expected)).toBeLessThan(tolerance)
+        expect(String(model.explainPlan())).toContain('lm_head')
+      })
+    )
+  })
+
+  test('is the embedding where the weights have it twice', async () => {
+    const twice = async (copy: string) => {
+      const file = path.join(copy, 'model.safetensors')
+      const tensors = await readSafetensors(file)
+      await writeSafetensors(file, { ...Object.fromEntries(tensors), 'lm_head.weight': tensors.get('model.embed_tokens.weight')! })
+    }
+    const rows = (model: CausalLM) => model.explainPlan().rows.map(({ parameter }) => parameter)
+    const once = await withModel(golden('llama-linear-tied'), { tpSize: 2 }, async (model) => rows(model))
+    await withCopy(golden('llama-linear-tied'), twice, (copy) =>
+      withModel(copy, { tpSize: 2 }, async (model) => expect(rows(model)).toEqual(once)))
   })
 })

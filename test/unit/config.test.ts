@@ -126,6 +126,8 @@ describe('RoPE', () => {
     ['new spelling', { rope_parameters: { ...llama3, rope_theta: 5e5 } }, parsed],
     ['new spelling with theta at the top', { rope_theta: 5e5, rope_parameters: llama3 }, parsed],
     ['type, older still', { rope_scaling: { type: 'linear', factor: 2 } }, { type: 'linear', theta: 10000, factor: 2 }],
+    ['both: rope_scaling wins', { rope_theta: 7, rope_parameters: { rope_theta: 5, ...llama3 }, rope_scaling: { type: 'linear', factor: 2 } }, { type: 'linear', theta: 7, factor: 2 }],
+    ['both, but one is empty', { rope_parameters: { rope_theta: 5 }, rope_scaling: {} }, { type: 'default', theta: 5 }],
     ['rope_type default', { rope_theta: 7, rope_scaling: { rope_type: 'default' } }, { type: 'default', theta: 7 }]
   ])('%s', (_, changes, rope) => expect(parse(changes).layers[0]!.rope).toEqual(rope))
 
@@ -178,6 +180,7 @@ describe('windows', () => {
   test.each<[string, Record<string, unknown>, (number | undefined)[]]>([
     ['mistral', { ...mistral, sliding_window: 16 }, [16, 16, 16]],
     ['mistral, the default', mistral, [4096, 4096, 4096]],
+    ['mistral, by layer', { ...mistral, sliding_window: 16, layer_types: ['sliding_attention', 'full_attention', 'full_attention'] }, [16, undefined, undefined]],
     ['mistral, none', { ...mistral, sliding_window: null }, [undefined, undefined, undefined]],
     ['qwen2, switched off', { ...qwen2, sliding_window: 16, use_sliding_window: false }, [undefined, undefined, undefined]],
     ['qwen2, from a layer on', { ...qwen2, sliding_window: 16, use_sliding_window: true, max_window_layers: 1 }, [undefined, 16, 16]],
@@ -218,6 +221,15 @@ describe('gemma3', () => {
     }
     const layer_types = ['sliding_attention', 'sliding_attention', 'full_attention']
     expect(parse({ ...text, ...rest, rope_parameters, layer_types }).layers).toEqual([local, local, whole])
+  })
+
+  test('what transformers does not read as it is written is refused', () => {
+    const linear = { type: 'linear', factor: 8 }
+    const refused = (changes: object, pattern: RegExp) =>
+      expect(() => parse({ ...text, ...old, ...changes })).toThrow(expect.objectContaining({ code: 'unsupported_model', message: expect.stringMatching(pattern) }))
+    refused({ rope_scaling: linear }, /rope_scaling: type "linear" is not supported/)
+    refused({ rope_scaling: { rope_type: 'yarn', factor: 8, truncate: false } }, /rope_scaling: truncate false is not supported/)
+    refused({ rope_parameters: { full_attention: { rope_type: 'default', rope_theta: 5 } } }, /rope_scaling \{…\} is not supported: beside rope_parameters/)
   })
 
   test('inside a model of text and images: its language model, of which config.json leaves out what is the default', () => {

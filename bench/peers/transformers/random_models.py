@@ -113,7 +113,10 @@ def llama(dice):
 
 def mistral(dice):
     fields = given_heads(with_rope(dice, shapes(dice)), 8)
-    return MistralConfig, {**fields, **dice.some(0.7, sliding_window=dice.one([None, window(dice)]))}
+    windows = dice.some(0.7, sliding_window=dice.one([None, window(dice)]))
+    if windows.get("sliding_window") and dice.chance(0.4):
+        windows.update(layer_types=layer_types(dice, fields["num_hidden_layers"]))
+    return MistralConfig, {**fields, **windows}
 
 
 def flagged_windows(dice, fields, types=True):
@@ -228,6 +231,8 @@ def respell(path, given, nullable, dice):
             del config[name]
             if name in nullable and dice.chance(0.5):
                 config[name] = None
+    if config.get("tie_word_embeddings") is False and dice.chance(0.1):
+        config["tie_word_embeddings"] = True  # against the weights, which have a head of their own
     rope = config.get("rope_parameters")
     if rope is not None and "rope_theta" in rope and dice.chance(0.4):
         rope = config.pop("rope_parameters")
