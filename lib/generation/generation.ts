@@ -3,6 +3,7 @@
 import { HeddleError } from '../errors'
 import type { SamplingSpec } from '../program'
 import type { StreamDecoder } from '../tokenizer/stream-decoder'
+import { onAbort } from './abort-listeners'
 import { AnswerText } from './answer-text'
 import type { Engine } from './engine'
 import { LogitEdits } from './logit-edits'
@@ -67,6 +68,7 @@ export class ActiveGeneration {
   #outcome: FinishReason | HeddleError | undefined
   #settle!: { resolve: (generation: Generation) => void; reject: (error: HeddleError) => void }
   #sequence: Sequence | undefined
+  #stopListening: () => void = () => {}
 
   /** `onChange` is called when there is a piece to take, or the end. */
   constructor(
@@ -105,7 +107,7 @@ export class ActiveGeneration {
   }
 
   #start({ promptIds, sampling, maxLength, signal }: GenerationRequest): void {
-    signal?.addEventListener('abort', this.abort, { once: true })
+    if (signal) this.#stopListening = onAbort(signal, this.abort)
     const edits = editsOf(this.request)
     this.#sequence = this.engine.start({
       promptIds,
@@ -126,8 +128,8 @@ export class ActiveGeneration {
   }
 
   #finish(outcome: FinishReason | HeddleError): void {
-    const { signal, promptIds, promptLogprobs } = this.request
-    signal?.removeEventListener('abort', this.abort)
+    const { promptIds, promptLogprobs } = this.request
+    this.#stopListening()
     this.#outcome = outcome
     this.#emit(this.#answer?.flush() ?? '', [])
     if (outcome instanceof HeddleError) return this.#settle.reject(outcome)

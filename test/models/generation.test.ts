@@ -1,4 +1,5 @@
 // Generation as a caller sees it: streaming, stopping, sampling, aborting, sharing the ranks with others.
+import { getEventListeners } from 'node:events'
 import { AutoModelForCausalLM } from '../../lib/causal-lm'
 import type { CausalLM, Prompt } from '../../lib/causal-lm'
 import type { Generation } from '../../lib/generation/generation'
@@ -154,6 +155,24 @@ describe('sampling', () => {
 })
 
 describe('abort', () => {
+  test('one signal for many answers has one listener, and none when they have ended', async () => {
+    const warned = jest.spyOn(process, 'emitWarning').mockImplementation()
+    try {
+      const controller = new AbortController()
+      const { signal } = controller
+      const batch = model.generate(Array.from({ length: 12 }, () => story), { signal, ignoreEos: true })
+      const others = Array.from({ length: 12 }, () => model.generate(story, { signal, maxNewTokens: 2 }))
+      await Promise.all(others)
+      expect(getEventListeners(signal, 'abort')).toHaveLength(1)
+      controller.abort()
+      expect((await batch).map(({ finishReason }) => finishReason)).toEqual(Array(12).fill('aborted'))
+      expect(getEventListeners(signal, 'abort')).toHaveLength(0)
+      expect(warned.mock.calls).toEqual([])
+    } finally {
+      warned.mockRestore()
+    }
+  })
+
   test('in the middle: resolves at once with what was made so far', async () => {
     const controller = new AbortController()
     const made: number[] = []
