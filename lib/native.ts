@@ -83,10 +83,15 @@ export interface StepEdits { starts: Int32Array; ids: Int32Array; counts: Int32A
 
 /** One step over the ragged batch. A token of `-1 - slot` means the token that was last sampled in that slot. */
 export interface StepSpec {
+  /** of all sequences, one behind the other */
   tokens: Int32Array
+  /** of each token in its sequence */
   positions: Int32Array
+  /** where each sequence begins among the tokens, and the number of tokens: one more than there are sequences */
   sequenceStarts: Int32Array
+  /** of each sequence: where its sampled token is remembered, from 0 to maxSequences - 1 */
   slots: Int32Array
+  /** [sequences, blocks of each]: the blocks of the caches that hold a sequence's positions, in order; shorter rows end in -1 */
   blockTable: Int32Array
   /** one per sequence; none: greedy */
   sampling?: SamplingSpec[]
@@ -95,7 +100,9 @@ export interface StepSpec {
 }
 
 export interface StepResult {
+  /** of each sequence the sampled token, where the program samples */
   tokens: Int32Array
+  /** by the names that the program gave them */
   outputs: Record<string, HostTensor>
   /** of each sequence that asks: the chosen token, then the likeliest, best first; an id of -1 where the vocabulary has no more */
   logprobs?: { ids: Int32Array; values: Float32Array }

@@ -61,6 +61,8 @@ const hints: Partial<Record<HeddleErrorCode, string>> = {
   unavailable: 'heddle info shows what this machine offers'
 }
 
+const hubHint = 'a model folder works without the hub; check the name, the network and HF_TOKEN'
+
 async function main(args: string[]): Promise<number> {
   const [name, ...rest] = args
   if ([...args, ...(name === 'help' ? ['--help'] : [])].some((arg) => arg === '--help' || arg === '-h')) return write(process.stdout, usage, 0)
@@ -78,7 +80,8 @@ function report(error: unknown): number {
   const oneLine = messageOf(error).replace(/\s*\n\s*/g, ' ')
   if (error instanceof UsageError) return write(process.stderr, `heddle: ${oneLine}\nhint: heddle --help\n`, 2)
   const code = error instanceof HeddleError ? error.code : undefined
-  const hint = (code && hints[code]) ?? 'heddle info shows the machine; please report this if it should work'
+  const isOfHub = code === 'unavailable' && /\bthe hub\b|HF_HUB_OFFLINE|cannot be downloaded/.test(oneLine)
+  const hint = (isOfHub ? hubHint : code && hints[code]) ?? 'heddle info shows the machine; please report this if it should work'
   return write(process.stderr, `heddle: ${code ? `[${code}] ` : ''}${oneLine}\nhint: ${hint}\n`, 1)
 }
 

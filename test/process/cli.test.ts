@@ -15,7 +15,7 @@ interface Result {
 
 function heddle(args: string[], input = '', signal?: { on: RegExp; name: NodeJS.Signals }): Promise<Result> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [command, ...args], { stdio: 'pipe' })
+    const child = spawn(process.execPath, [command, ...args], { stdio: 'pipe', env: { ...process.env, HF_ENDPOINT: 'http://127.0.0.1:9', HF_HUB_CACHE: '/none' } })
     const result: Result = { code: null, stdout: '', stderr: '' }
     child.stdout.on('data', (data: Buffer) => {
       result.stdout += data.toString()
@@ -257,6 +257,7 @@ describe('wrong usage: exit code 2, stdout empty', () => {
 describe('errors: exit code 1, one line and a hint on stderr, stdout empty', () => {
   test.each<[string, string[], RegExp, string?]>([
     ['no such folder', ['generate', '--model', './none', '--prompt', 'x', '--json'], /\[invalid_argument\].*none/],
+    ['a model that is neither a folder nor on a hub that answers', ['plan', '--model', 'org/none'], /hub cannot be reached[^]*hint: a model folder works without the hub/],
     ['a size that exceeds the heads', ['generate', '--model', tinyModel, '--prompt', 'x', '--tp', '9', '--json'], /valid sizes: 1, 2, 3, 4, 5, 6, 7, 8/],
     ['text for a model without a tokenizer', ['generate', '--model', golden('qwen3'), '--prompt', 'x', '--json'], /no tokenizer/],
     ['a chat with a model without a tokenizer', ['chat', '--model', golden('qwen3')], /tokenizer/],
