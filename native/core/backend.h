@@ -69,6 +69,7 @@ struct RouteSpec {
 // are added as core/sum_tree.h says. Widths in order from column 0 on; a piece of width 0 is +0, and columns behind the last piece are
 // padding that counts nowhere. Empty: one piece, all of it.
 using Chunks = std::vector<int64_t>;
+constexpr size_t kMaxChunks = 8;
 
 struct LinearSpec {
   Chunks chunks = {};                                 // of the width of x

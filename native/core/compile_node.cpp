@@ -83,9 +83,6 @@ Activation activation_named(const std::string& kind) {
   invalid("activation kind must be gelu, gelu_tanh, relu or silu, got " + kind);
 }
 
-// Pieces of a contraction on one rank: eight at most are in use.
-constexpr size_t kMaxChunks = 64;
-
 // Turns one node into its compiled form; `made` are the nodes before it.
 class NodeCompiler {
  public:

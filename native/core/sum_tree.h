@@ -3,10 +3,23 @@
 #pragma once
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 
 namespace heddle {
 
 // How many of `count` parts, two or more, are the first branch: the greatest power of two below `count`.
 constexpr size_t first_branch(size_t count) { return std::bit_floor(count - 1); }
+
+// x[first] += the `count` - 1 parts behind it, in the order of the tree: part i begins i * stride elements after x and has `length` of them.
+// The other parts are left with sums of branches.
+inline void add_tree(float* x, int64_t stride, size_t first, size_t count, int64_t length) {
+  if (count < 2) return;
+  const size_t branch = first_branch(count);
+  add_tree(x, stride, first, branch, length);
+  add_tree(x, stride, first + branch, count - branch, length);
+  float* sum = x + static_cast<int64_t>(first) * stride;
+  const float* term = x + static_cast<int64_t>(first + branch) * stride;
+  for (int64_t i = 0; i < length; ++i) sum[i] += term[i];
+}
 
 }  // namespace heddle

@@ -26,13 +26,6 @@ void check_arguments(const LinearArgs& args, Isa isa) {
   }
 }
 
-const LinearKernels& kernels_for(const LinearArgs& args, Isa isa) {
-  if (args.round_inputs && args.weight_dtype == DType::bfloat16) {
-    if (const LinearKernels* kernels = bfloat16_kernels(isa)) return *kernels;
-  }
-  return highway_kernels(isa, args.weight_dtype);
-}
-
 }  // namespace
 
 std::byte* LinearScratch::reserve(size_t bytes) {
@@ -50,6 +43,13 @@ std::byte* LinearScratch::reserve(size_t bytes) {
 }
 
 void LinearScratch::Release::operator()(std::byte* memory) const { ::operator delete(memory, kAlignment); }
+
+const LinearKernels& kernels_for(const LinearArgs& args, Isa isa) {
+  if (args.round_inputs && args.weight_dtype == DType::bfloat16) {
+    if (const LinearKernels* kernels = bfloat16_kernels(isa)) return *kernels;
+  }
+  return highway_kernels(isa, args.weight_dtype);
+}
 
 void linear(const LinearArgs& args, LinearScratch& scratch, Isa isa) {
   check_arguments(args, isa);

@@ -1,7 +1,10 @@
 // Drives the dot kernels: four far blocks of weight rows, walked in parallel.
 // The weights stream from memory once, whatever the number of rows of x.
 #include <algorithm>
+#include <array>
+#include <optional>
 
+#include "core/sum_tree.h"
 #include "cpu/linear_kernels.h"
 
 namespace heddle::cpu {
@@ -150,14 +153,14 @@ void run_all(const DotPlan& plan, bool gather, float* gathered) {
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-}  // namespace
+// Rows of packed x start at different cache sets.
+int64_t packed_stride(const LinearArgs& args, const DotKernel& kernel) {
+  return round_up(round_up(args.in, kMaxDotStep) * kernel.x_element_size, 64) + 64;
+}
 
-void run_dot(const LinearArgs& args, const DotKernel& kernel, LinearScratch& scratch) {
-  // Rows of packed x start at different cache sets.
-  const int64_t x_stride = round_up(round_up(args.in, kMaxDotStep) * kernel.x_element_size, 64) + 64;
-  const int64_t x_bytes = args.rows * x_stride;
-  const auto gathered_bytes = static_cast<int64_t>(sizeof(float)) * args.rows * kGatherStride;
-  std::byte* x = scratch.reserve(static_cast<size_t>(x_bytes + gathered_bytes));
+// Packs x, into args.rows * packed_stride bytes.
+DotPlan plan_of(const LinearArgs& args, const DotKernel& kernel, std::byte* x) {
+  const int64_t x_stride = packed_stride(args, kernel);
   for (int64_t row = 0; row < args.rows; ++row) {
     kernel.pack_row(args.x + row * args.x_row(), args.in, args.round_inputs, x + row * x_stride);
   }
@@ -166,9 +169,84 @@ void run_dot(const LinearArgs& args, const DotKernel& kernel, LinearScratch& scr
   const int64_t parts = passes == 1 || args.in <= kWholeDepth ? 1 : (args.in + kGroupDepth - 1) / kGroupDepth;
   const int64_t group_depth = round_up((args.in + parts - 1) / parts, kMaxDotStep);
   const auto element_size = static_cast<int64_t>(size_of(args.weight_dtype));
-  const DotPlan plan{args, kernel, x, x_stride, element_size, passes, group_depth, args.y, args.y_row()};
+  return {args, kernel, x, x_stride, element_size, passes, group_depth, args.y, args.y_row()};
+}
+
+// The pieces of a contraction, each a product of its own; none where its width is 0. Plans refer to the arguments beside them.
+struct Pieces {
+  size_t count = 0;
+  std::array<LinearArgs, kMaxChunks> args;
+  std::array<std::optional<DotPlan>, kMaxChunks> plans;
+  float* sums = nullptr;  // of piece after piece, [rows][kGatherStride] each
+};
+
+// Up to kGathered rows from each of the places; behind the first `distinct` of these, one is repeated. All pieces of a row before the next
+// row: so the weights stream as they do where there are no pieces.
+void run_pieces(const LinearArgs& args, const Pieces& pieces, const int64_t (&rows)[kDotWeights], int distinct, int64_t count) {
+  const int64_t size = args.rows * kGatherStride;
+  for (size_t i = 0; i < pieces.count; ++i) {
+    if (!pieces.plans[i]) std::fill_n(pieces.sums + static_cast<int64_t>(i) * size, size, 0.0f);
+  }
+  for (int64_t row = 0; row < count; ++row) {
+    const Group group = {{rows[0] + row, rows[1] + row, rows[2] + row, rows[3] + row},
+                         {row, kGathered + row, 2 * kGathered + row, 3 * kGathered + row}, 1, 0, 0};
+    for (size_t i = 0; i < pieces.count; ++i) {
+      if (pieces.plans[i]) run_rows(*pieces.plans[i], group);
+    }
+  }
+  add_tree(pieces.sums, size, 0, pieces.count, size);
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const float* gathered = pieces.sums + row * kGatherStride;
+    for (int i = 0; i < distinct; ++i) put(gathered + i * kGathered, count, args.y + row * args.y_row() + rows[i]);
+  }
+}
+
+}  // namespace
+
+void run_dot(const LinearArgs& args, const DotKernel& kernel, LinearScratch& scratch) {
+  const int64_t x_bytes = args.rows * packed_stride(args, kernel);
+  const auto gathered_bytes = static_cast<int64_t>(sizeof(float)) * args.rows * kGatherStride;
+  std::byte* x = scratch.reserve(static_cast<size_t>(x_bytes + gathered_bytes));
+  const DotPlan plan = plan_of(args, kernel, x);
   const bool gather = args.rows > kNearColumns && x_bytes <= kGatherBytes;
   run_all(plan, gather, reinterpret_cast<float*>(x + x_bytes));
+}
+
+void run_dot_chunks(const LinearArgs& args, const Chunks& chunks, const DotKernel& kernel, LinearScratch& scratch) {
+  Pieces pieces;
+  pieces.count = chunks.size();
+  int64_t x_bytes = 0, first = 0;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    LinearArgs& piece = pieces.args[i] = args;
+    piece.in = chunks[i];
+    piece.x = args.x + first;
+    piece.weight = static_cast<const std::byte*>(args.weight) + first * static_cast<int64_t>(size_of(args.weight_dtype));
+    piece.x_stride = args.x_row();
+    piece.weight_stride = args.weight_row();
+    first += chunks[i];
+    x_bytes += args.rows * packed_stride(piece, kernel);
+  }
+  const int64_t sums_size = static_cast<int64_t>(chunks.size()) * args.rows * kGatherStride;
+  std::byte* memory = scratch.reserve(static_cast<size_t>(x_bytes) + static_cast<size_t>(sums_size) * sizeof(float));
+  pieces.sums = reinterpret_cast<float*>(memory + x_bytes);
+  std::byte* x = memory;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    LinearArgs& piece = pieces.args[i];
+    if (piece.in == 0) continue;
+    DotPlan plan = plan_of(piece, kernel, x);
+    plan.y = pieces.sums + static_cast<int64_t>(i) * args.rows * kGatherStride;
+    plan.y_stride = kGatherStride;
+    pieces.plans[i].emplace(plan);
+    x += args.rows * packed_stride(piece, kernel);
+  }
+  const int64_t block = args.out / kDotWeights;
+  for (int64_t row = 0; row < block; row += kGathered) {
+    run_pieces(args, pieces, {row, block + row, 2 * block + row, 3 * block + row}, kDotWeights, std::min(kGathered, block - row));
+  }
+  if (const int64_t rest = block * kDotWeights; rest < args.out) {
+    const int64_t last = args.out - 1, second = std::min(rest + 1, last), third = std::min(rest + 2, last);
+    run_pieces(args, pieces, {rest, second, third, last}, static_cast<int>(args.out - rest), 1);
+  }
 }
 
 }  // namespace heddle::cpu
