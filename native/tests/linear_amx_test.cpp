@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "cpu/cpu_features.h"
@@ -97,6 +98,36 @@ HEDDLE_TEST(linear_amx_tile_product_follows_the_manual) {
       double expected = 1;
       for (int k = 0; k < 32; ++k) expected += (row + k) * (column - k);
       check_close(c[static_cast<size_t>(row * 16 + column)], expected, 0, "tile product [", row, ", ", column, "]");
+    }
+  }
+}
+
+// As linear_columns_test.cpp for the kernels of this CPU.
+HEDDLE_TEST(linear_amx_gives_a_column_the_same_bits_in_any_shard) {
+  if (!can_pack()) return;
+  LinearScratch scratch;
+  const TileKernel kernel = amx::tile_kernel<amx::EmulatedTiles>();
+  for (const int64_t rows : {7, 16, 40}) {
+    for (const int64_t in : {33, 1100}) {
+      constexpr int64_t kOut = 75;
+      const Operands operands = random_operands(rows, in, kOut);
+      const auto product = [&](int64_t first, int64_t count) {
+        std::vector<float> y(static_cast<size_t>(rows * count), NAN);
+        run_tiled({operands.x.data(), operands.weight.data() + first * in, DType::bfloat16, y.data(), rows, in, count, true}, kernel, scratch);
+        return y;
+      };
+      const std::vector<float> whole = product(0, kOut);
+      for (const int64_t columns : {38, 25, 1}) {
+        int64_t other = 0;
+        for (int64_t first = 0; first < kOut; first += columns) {
+          const int64_t count = std::min(columns, kOut - first);
+          const std::vector<float> part = product(first, count);
+          for (int64_t row = 0; row < rows; ++row) {
+            other += std::memcmp(part.data() + row * count, whole.data() + row * kOut + first, static_cast<size_t>(count) * sizeof(float)) != 0;
+          }
+        }
+        check(other == 0, "rows ", rows, " in ", in, ": other bits in shards of ", columns, " columns");
+      }
     }
   }
 }
