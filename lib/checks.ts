@@ -35,6 +35,15 @@ export function checkEps(where: string, eps: unknown): void {
   if (typeof eps !== 'number' || !(eps >= 0) || eps === Infinity) throw invalidArgument(`${where}: eps`, 'a finite number from 0', eps)
 }
 
+/** What `git clone` leaves for a large file where Git LFS is not set up. Source: the specification of git-lfs, "The Pointer". */
+export const lfsPointerStart = 'version https://git-lfs'
+
+/** Throws `corrupt_file` for such a pointer; `content`: how the file at `path` begins. */
+export function checkNoPointer(path: string, content: string): void {
+  if (!content.startsWith(lfsPointerStart)) return
+  throw new HeddleError('corrupt_file', `${path}: expected the file itself, got a pointer of Git LFS: git lfs pull fetches it`)
+}
+
 /**
  * Whether a name from a model's files can only mean a file inside its folder. Refuses by POSIX and by Windows rules alike, on every platform:
  * what is safe here is safe elsewhere.

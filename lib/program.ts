@@ -49,7 +49,7 @@ export class Recorder {
     if (rows !== matrix.shape[0])
       throw new HeddleError('invalid_argument', `input: expected ${rows} rows as in the other inputs, got ${matrix.shape[0]}`)
     const name = `input${Object.keys(this.inputs).length}`
-    this.inputs[name] = matrix
+    this.inputs[name] = { data: matrix.data.slice(), shape: [...matrix.shape] } // the caller may use it for something else before the ranks read it
     return this.#input(name, matrix.shape[1]!)
   }
 

@@ -69,7 +69,7 @@ export async function modelFolder(nameOrFolder: string, options: FetchModelOptio
   try {
     return await new ModelFetch(nameOrFolder, revision, folders, environment, options).run(parts)
   } catch (error) {
-    const failure = asHeddleError(nameOrFolder, error, options.signal)
+    const failure = asHeddleError(nameOrFolder, environment.cacheFolder, error, options.signal)
     if (failure.code === 'unavailable' && cached.folder) return cached.folder // as `transformers`: no network, but all is here
     throw failure
   }
@@ -261,8 +261,12 @@ const offline = (name: string, missing: string[]): HeddleError =>
     details: { missing }
   })
 
-function asHeddleError(name: string, error: unknown, signal: AbortSignal | undefined): HeddleError {
+/** An error of the file system; those of the network have a code, too, but no path. */
+const isOfDisk = (error: unknown): boolean => typeof error === 'object' && error !== null && 'syscall' in error && 'path' in error
+
+function asHeddleError(name: string, cacheFolder: string, error: unknown, signal: AbortSignal | undefined): HeddleError {
   if (signal?.aborted) return new HeddleError('aborted', `${where}: aborted by its signal`, { cause: signal.reason })
+  if (isOfDisk(error)) return new HeddleError('unavailable', `${name}: the cache ${cacheFolder} cannot be written to: ${messageOf(error)}`, { cause: error })
   const refusal = error instanceof HeddleError ? error.cause : error
   const status = statusOf(refusal)
   const details = { details: { status }, cause: error }

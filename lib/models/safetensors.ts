@@ -2,6 +2,7 @@
 // file before it is used, and a header that two readers could understand differently is refused.
 import { open, stat } from 'node:fs/promises'
 import type { FileHandle } from 'node:fs/promises'
+import { checkNoPointer, lfsPointerStart } from '../checks'
 import { HeddleError } from '../errors'
 import { parseStrictJsonObject } from './strict-json'
 import type { JsonObject, JsonValue } from './strict-json'
@@ -87,6 +88,8 @@ async function openFile(path: string): Promise<FileHandle> {
 
 async function readHeaderBytes(file: FileHandle, path: string, fileBytes: number): Promise<Uint8Array> {
   const length = await readExactly(file, path, 0, lengthBytes, fileBytes)
+  if (length.toString('latin1') === lfsPointerStart.slice(0, lengthBytes))
+    checkNoPointer(path, (await readExactly(file, path, 0, Math.min(fileBytes, lfsPointerStart.length), fileBytes)).toString('latin1'))
   const headerBytes = length.readBigUInt64LE()
   if (headerBytes > BigInt(maxHeaderBytes)) {
     throw new HeddleError('corrupt_file', `${path}: header too large: expected at most ${maxHeaderBytes} bytes, got ${headerBytes}`)

@@ -1,6 +1,7 @@
 // A JSON reader for files that nobody vouches for. Unlike JSON.parse it refuses what two readers could understand differently: equal keys
 // in one object, integers that a double cannot hold, lone surrogates, deep nesting. Objects become Maps, so that no key can touch a
 // prototype.
+import { checkNoPointer } from '../checks'
 import { HeddleError } from '../errors'
 
 export type JsonValue = null | boolean | number | string | JsonValue[] | JsonObject
@@ -41,6 +42,7 @@ export function parseStrictJson(bytes: Uint8Array, where: string, options: JsonO
   } catch (cause) {
     throw new HeddleError('corrupt_file', `${where}: expected UTF-8, got bytes that are none`, { cause })
   }
+  checkNoPointer(where, text)
   return new StrictJsonReader(text, where, options).read()
 }
 

@@ -2,6 +2,7 @@
 // Rule: the files are untrusted; a bad one is a HeddleError that names it, never a crash.
 import { promises as fs } from 'node:fs'
 import * as path from 'node:path'
+import { checkNoPointer } from '../checks'
 import { HeddleError, describe, invalidArgument, messageOf } from '../errors'
 import { isFile } from '../files'
 
@@ -85,6 +86,7 @@ async function readText(folder: string, name: FileName): Promise<string | undefi
 }
 
 function parseObject(text: string, file: string): JsonObject {
+  checkNoPointer(file, text)
   let value: unknown
   try {
     value = JSON.parse(text)

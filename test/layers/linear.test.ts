@@ -82,6 +82,16 @@ describe.each(sizes)('size %i', (size) => {
     })
   })
 
+  test('an input counts as it was when it was handed over', () =>
+    withGroup(size, async (group) => {
+      const layer = new ColumnParallelLinear(group, 2, 8, { bias: false })
+      await layer.load({ weight: new Float32Array(16).fill(1) })
+      const x = Float32Array.of(1, 2)
+      const y = layer.run({ data: x, shape: [1, 2] })
+      x.fill(100)
+      expect((await y).data).toEqual(new Float32Array(8).fill(3))
+    }))
+
   test('skipBiasAdd leaves the bias to the caller', async () => {
     await withGroup(size, async (group) => {
       for (const gatherOutput of [false, true]) {

@@ -142,6 +142,10 @@ describe('files', () => {
     await expectLoadFails('corrupt_file', /truncated/, (folder) => truncate(path.join(folder, 'model.safetensors'), 3))
   })
 
+  test.each(['model.safetensors', 'config.json', 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json'])('%s as Git LFS leaves it where it was not asked for content', (file) =>
+    withCopy(tinyModel, (folder) => writeFile(path.join(folder, file), `version https://git-lfs.github.com/spec/v1\noid sha256:${'a'.repeat(64)}\nsize 12345\n`), (folder) =>
+      expect(load(folder)).rejects.toEqual(failure('corrupt_file', new RegExp(`${file}: expected the file itself, got a pointer of Git LFS: git lfs pull`)))))
+
   test('a header that is too large', () =>
     expectLoadFails('corrupt_file', /header too large/, async (folder) => {
       const file = await open(path.join(folder, 'model.safetensors'), 'r+')

@@ -297,6 +297,14 @@ describe('faults', () => {
     await expect(fetchModel()).rejects.toMatchObject({ code: 'unsupported_model', message: expect.stringContaining('model.safetensors') })
   })
 
+  test('a cache that cannot be written to is named, and the hub is not blamed', async () => {
+    const file = path.join(cache, 'a-file')
+    await writeFile(file, '')
+    await expect(fetchModel({ environment: environment({ cacheFolder: path.join(file, 'hub') }) })).rejects.toMatchObject({
+      code: 'unavailable', message: expect.stringMatching(/org\/model: the cache .*a-file\/hub cannot be written to: .*ENOTDIR/)
+    })
+  })
+
   test('without the network the cached model serves, offline by wish without a question', async () => {
     const folder = await fetchModel()
     const online = environment()
