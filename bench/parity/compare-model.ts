@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { AutoModelForCausalLM, AutoTokenizer, HeddleError, type CausalLM, type Message } from 'heddle'
 import { compareTokenizer, type TokenizerParity } from './compare-tokenizer'
 import {
-  allowedDifference, answerDifference, isNearTie, logitDifference, worstOf, type Answer, type AnswerDifference, type LogitDifference, type ParityDType,
+  answerDifference, judgeBfloat16, judgeFloat32, logitDifference, worstOf,
+  type Answer, type AnswerDifference, type Judgement, type ParityDType, type WorstDifference,
 } from './differences'
 import { chats, randomPrompts, texts } from './prompts'
 import { TransformersError, type OpenModel, type Reference } from './reference'
@@ -23,19 +24,19 @@ export interface ParityOptions {
   seed: number
 }
 
-export interface SizeParity {
+export interface SizeParity extends Judgement {
   size: number
-  logits: LogitDifference & { prompt: number }
-  /** greatest difference that the data type explains */
-  allowed: number
+  /** from transformers in float32; in bfloat16 from the same weights in float32 */
+  logits: WorstDifference
   answers: AnswerDifference[]
-  agrees: boolean
 }
 
 export interface ModelParity {
   folder: string
   modelType: string
   prompts: number
+  /** in bfloat16: how far transformers is from the same weights in float32 */
+  reference?: WorstDifference
   sizes: SizeParity[]
   tokenizer?: TokenizerParity
   /** why heddle does not take it: a typed error that names a field of the configuration */
@@ -47,7 +48,11 @@ export interface ModelParity {
 
 interface Expected {
   row: number[]
+  /** of the model's weights in float32 */
   logits: Float32Array
+  /** of transformers in the data type */
+  rounded: Float32Array
+  vocabSize: number
   answer: Answer & { margins: number[] }
 }
 
@@ -59,12 +64,14 @@ export async function compareModel(folder: string, reference: Reference, options
     const tokenizer = await tokenizerParity(folder, reference, options)
     const context = await heddleContext(folder, options)
     const rows = await promptRows(folder, tokenizer !== undefined, { ...opened, context: Math.min(context, opened.context) }, options)
-    const expected = await expectedOf(rows, context, reference, options)
+    const expected = await expectedOf(rows, context, opened.vocabSize, reference, options)
+    const rounding = worstOf(expected.map(({ rounded, logits, vocabSize }) => logitDifference(rounded, logits, vocabSize)))
     const sizes = options.sizes.filter((size) => size <= opened.headCount)
     const compared: SizeParity[] = []
-    for (const size of sizes) compared.push(await compareSize(folder, size, expected, options))
+    for (const size of sizes) compared.push(await compareSize(folder, size, expected, rounding, options))
     const agrees = compared.every((one) => one.agrees) && !tokenizer?.differences.length
-    return { ...found, prompts: rows.length, sizes: compared, ...(tokenizer && { tokenizer }), agrees }
+    const bfloat16 = options.dtype === 'bfloat16' && { reference: rounding }
+    return { ...found, prompts: rows.length, ...bfloat16, sizes: compared, ...(tokenizer && { tokenizer }), agrees }
   } catch (error) {
     if (error instanceof TransformersError) return { ...found, skipped: error.message }
     const refused = refusalOf(error)
@@ -109,36 +116,32 @@ async function promptRows(folder: string, hasTokenizer: boolean, { vocabSize, co
   return rows.filter((row) => row.length > 0).map((row) => row.slice(0, Math.max(1, room)))
 }
 
-async function expectedOf(rows: number[][], context: number, reference: Reference, { newTokens }: ParityOptions): Promise<Expected[]> {
+async function expectedOf(rows: number[][], context: number, vocabSize: number, reference: Reference, options: ParityOptions): Promise<Expected[]> {
   const expected: Expected[] = []
   for (const row of rows) {
-    const count = Math.min(newTokens, context - row.length)
-    expected.push({ row, logits: await reference.logits(row), answer: await reference.greedy(row, count) })
+    const count = Math.min(options.newTokens, context - row.length)
+    const logits = await reference.logits(row, true)
+    const rounded = options.dtype === 'float32' ? logits : await reference.logits(row, false)
+    expected.push({ row, logits, rounded, vocabSize, answer: await reference.greedy(row, count) })
   }
   return expected
 }
 
-async function compareSize(folder: string, size: number, expected: Expected[], options: ParityOptions): Promise<SizeParity> {
+async function compareSize(
+  folder: string, size: number, expected: Expected[], rounding: WorstDifference, options: ParityOptions,
+): Promise<SizeParity> {
   const model = await open(folder, size, options)
   try {
-    const differences: LogitDifference[] = []
-    for (const { row, logits } of expected) {
-      const ours = await model.forward([row])
-      differences.push(logitDifference(ours.logits, logits, ours.shape[2]))
-    }
+    const differences = []
+    for (const { row, logits, vocabSize } of expected) differences.push(logitDifference((await model.forward([row])).logits, logits, vocabSize))
     // together, so that steps hold several sequences
     const answers = await Promise.all(expected.map(async ({ row, answer }) => answerDifference(await greedy(model, row, answer.tokens.length), answer)))
-    const worst = worstOf(differences)
-    const allowed = allowedDifference(options.dtype, worst.greatest)
-    return { size, logits: worst, allowed, answers, agrees: worst.most <= allowed && answers.every((answer) => answerAgrees(answer, allowed)) }
+    const logits = worstOf(differences)
+    return { size, logits, answers, ...(options.dtype === 'float32' ? judgeFloat32(logits, answers) : judgeBfloat16(logits, rounding)) }
   } finally {
     await model.close()
   }
 }
-
-/** A log-probability is a difference of two that each may be off by what is allowed. */
-const answerAgrees = ({ margin, logprob }: AnswerDifference, allowed: number): boolean =>
-  (margin === undefined || isNearTie(margin, allowed)) && logprob <= 2 * allowed
 
 /** Nothing that generation_config.json suggests counts. */
 const plain = {

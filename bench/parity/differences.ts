@@ -8,6 +8,8 @@ export interface LogitDifference {
   /** the greatest absolute value among the reference's logits */
   greatest: number
   positions: number
+  /** the greatest difference of each position */
+  byPosition: number[]
   /** positions whose largest logit is the same token's */
   sameArgmax: number
 }
@@ -15,17 +17,18 @@ export interface LogitDifference {
 /** Of [positions, vocabSize] in row-major order. */
 export function logitDifference(ours: Float32Array, theirs: Float32Array, vocabSize: number): LogitDifference {
   if (ours.length !== theirs.length) throw new Error(`expected ${theirs.length} logits, as transformers gives, got ${ours.length}`)
-  const found: LogitDifference = { most: 0, position: 0, greatest: 0, positions: theirs.length / vocabSize, sameArgmax: 0 }
+  const found: LogitDifference = { most: 0, position: 0, greatest: 0, positions: theirs.length / vocabSize, byPosition: [], sameArgmax: 0 }
   for (let position = 0; position < found.positions; position++) {
     const row = position * vocabSize
-    let [ourBest, theirBest] = [row, row]
+    let [ourBest, theirBest, most] = [row, row, 0]
     for (let i = row; i < row + vocabSize; i++) {
-      const difference = distance(ours[i], theirs[i])
-      if (difference > found.most) Object.assign(found, { most: difference, position })
+      most = Math.max(most, distance(ours[i], theirs[i]))
       found.greatest = Math.max(found.greatest, Math.abs(theirs[i]))
       if (ours[i] > ours[ourBest]) ourBest = i
       if (theirs[i] > theirs[theirBest]) theirBest = i
     }
+    if (most > found.most) Object.assign(found, { most, position })
+    found.byPosition.push(most)
     if (ourBest === theirBest) found.sameArgmax++
   }
   return found
@@ -37,13 +40,22 @@ function distance(a: number, b: number): number {
   return Number.isNaN(difference) ? Infinity : difference
 }
 
+export type WorstDifference = Omit<LogitDifference, 'byPosition'> & {
+  prompt: number
+  /** a quarter of the positions are no further apart: rounding that changes the choice of one expert moves all positions behind it */
+  typical: number
+}
+
 /** The worst of several prompts, and which it is; positions are added up. */
-export function worstOf(all: LogitDifference[]): LogitDifference & { prompt: number } {
+export function worstOf(all: LogitDifference[]): WorstDifference {
   const prompt = all.reduce((worst, { most }, index) => (most > all[worst].most ? index : worst), 0)
   const sum = (of: (one: LogitDifference) => number): number => all.reduce((total, one) => total + of(one), 0)
+  const sorted = all.flatMap(({ byPosition }) => byPosition).sort((a, b) => a - b)
   return {
-    ...all[prompt],
+    most: all[prompt].most,
+    position: all[prompt].position,
     prompt,
+    typical: sorted[sorted.length >> 2],
     greatest: Math.max(...all.map(({ greatest }) => greatest)),
     positions: sum(({ positions }) => positions),
     sameArgmax: sum(({ sameArgmax }) => sameArgmax),
@@ -73,15 +85,31 @@ export function answerDifference(ours: Answer, theirs: Answer & { margins: numbe
   return { tokens, agreed, ...(departure >= 0 && { margin: theirs.margins[departure] }), logprob }
 }
 
-/** What float32 and bfloat16 explain, as a part of the greatest logit; and the least that is allowed, for models whose logits are small. */
-export const tolerances = { float32: { relative: 5e-5, absolute: 5e-5 }, bfloat16: { relative: 0.05, absolute: 0.05 } } as const
+export type ParityDType = 'float32' | 'bfloat16'
 
-export type ParityDType = keyof typeof tolerances
+/** What float32 explains: a part of the greatest logit, and the least that is allowed, for models whose logits are small. */
+const float32Tolerance = { relative: 5e-5, absolute: 5e-5 }
 
-export function allowedDifference(dtype: ParityDType, greatest: number): number {
-  const { relative, absolute } = tolerances[dtype]
-  return Math.max(absolute, relative * greatest)
+export interface Judgement {
+  /** the greatest difference that passes; in bfloat16 the typical one */
+  allowed: number
+  /** logits that may be off by so much may swap the two best where these are closer than twice that */
+  nearTie: number
+  agrees: boolean
 }
 
-/** Logits that may be off by so much may swap the two best where they are closer than twice that. */
-export const isNearTie = (margin: number, allowed: number): boolean => margin <= 2 * allowed
+/** In float32 every logit and every answer counts. A log-probability is a difference of two that each may be off. */
+export function judgeFloat32({ most, greatest }: WorstDifference, answers: AnswerDifference[]): Judgement {
+  const allowed = Math.max(float32Tolerance.absolute, float32Tolerance.relative * greatest)
+  const answersAgree = answers.every(({ margin = 0, logprob }) => Math.max(margin, logprob) <= 2 * allowed)
+  return { allowed, nearTie: 2 * allowed, agrees: most <= allowed && answersAgree }
+}
+
+/**
+ * Both round, in places of their own, and where rounding changes the choice of an expert a logit may be anything. So what counts is whether
+ * heddle is typically about as near to the exact logits, those of the same weights in float32, as transformers in bfloat16 is.
+ */
+export function judgeBfloat16(ours: WorstDifference, theirs: WorstDifference): Judgement {
+  const allowed = 1.5 * theirs.typical + float32Tolerance.relative * ours.greatest
+  return { allowed, nearTie: 2 * (ours.most + theirs.most), agrees: ours.typical <= allowed }
+}

@@ -33,10 +33,10 @@ export class Reference {
     return this.ask({ do: 'open', folder, dtype })
   }
 
-  /** [positions, vocabSize] */
-  async logits(row: readonly number[]): Promise<Float32Array> {
+  /** [positions, vocabSize], by the model, or by its weights in float32 */
+  async logits(row: readonly number[], exact: boolean): Promise<Float32Array> {
     const file = join(this.folder, 'logits')
-    const { positions, vocabSize } = await this.ask<{ positions: number; vocabSize: number }>({ do: 'logits', row, file })
+    const { positions, vocabSize } = await this.ask<{ positions: number; vocabSize: number }>({ do: 'logits', row, exact, file })
     const { buffer, byteOffset } = readFileSync(file)
     return new Float32Array(buffer.slice(byteOffset, byteOffset + 4 * positions * vocabSize))
   }

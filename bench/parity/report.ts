@@ -1,34 +1,40 @@
 // The outcome of a comparison as lines of text.
 import { type ModelParity, type SizeParity } from './compare-model'
-import { isNearTie, type AnswerDifference } from './differences'
+import { type AnswerDifference, type WorstDifference } from './differences'
 import { type TokenizerParity } from './compare-tokenizer'
 
 export function modelText(name: string, model: ModelParity): string {
-  const { modelType, prompts, refused, skipped, sizes, tokenizer } = model
+  const { modelType, prompts, refused, skipped, reference, sizes, tokenizer } = model
   if (skipped) return `${name}: not compared, transformers does not run it: ${skipped}`
   if (refused) return `${name} (${modelType}): refused by heddle, ${refused.code}: ${refused.message}`
   return [
     `${name} (${modelType}), ${prompts} prompts, ${sizes[0]?.logits.positions ?? 0} positions, greatest logit ${rounded(sizes[0]?.logits.greatest ?? 0)}`,
-    ...sizes.map(sizeText),
+    ...(reference ? [`  transformers in bfloat16: logits ${apart(reference)} from those of float32`] : []),
+    ...sizes.map((size) => sizeText(size, reference !== undefined)),
     ...(tokenizer ? tokenizerLines(tokenizer) : []),
   ].join('\n')
 }
 
-function sizeText({ size, logits, allowed, answers, agrees }: SizeParity): string {
+function sizeText({ size, logits, allowed, nearTie, answers, agrees }: SizeParity, bfloat16: boolean): string {
   const { most, greatest, prompt, position, sameArgmax, positions } = logits
+  const place = `prompt ${prompt}, position ${position}`
   return [
     `  tp ${size}: ${agrees ? 'agrees' : 'DIFFERS'}`,
-    `logits ${rounded(most)} apart (${rounded(most / greatest)} of the greatest; allowed ${rounded(allowed)}; prompt ${prompt}, position ${position})`,
+    bfloat16
+      ? `logits ${apart(logits)} from those of float32 (allowed ${rounded(allowed)} typically; ${place})`
+      : `logits ${rounded(most)} apart (${rounded(most / greatest)} of the greatest; allowed ${rounded(allowed)}; ${place})`,
     `argmax ${sameArgmax}/${positions}`,
-    `greedy ${answers.map((answer) => answerText(answer, allowed)).join(' ')}`,
+    `greedy ${answers.map((answer) => answerText(answer, nearTie)).join(' ')}`,
     `log-probabilities ${rounded(Math.max(0, ...answers.map(({ logprob }) => logprob)))} apart`,
   ].join(', ')
 }
 
-function answerText({ tokens, agreed, margin }: AnswerDifference, allowed: number): string {
+const apart = ({ most, typical }: WorstDifference): string => `typically ${rounded(typical)}, at most ${rounded(most)}`
+
+function answerText({ tokens, agreed, margin }: AnswerDifference, nearTie: number): string {
   const text = `${agreed}/${tokens}`
   if (margin === undefined) return text
-  return `${text} (margin ${rounded(margin)}${isNearTie(margin, allowed) ? ', a near tie' : ''})`
+  return `${text} (margin ${rounded(margin)}${margin <= nearTie ? ', a near tie' : ''})`
 }
 
 function tokenizerLines({ texts, chats, differences }: TokenizerParity): string[] {

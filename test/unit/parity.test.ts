@@ -1,22 +1,22 @@
 // What the comparison with transformers concludes from two sets of logits and answers.
 import { parseCommandLine } from '../../bench/parity/command-line'
-import { allowedDifference, answerDifference, isNearTie, logitDifference, worstOf } from '../../bench/parity/differences'
+import { answerDifference, judgeBfloat16, judgeFloat32, logitDifference, worstOf } from '../../bench/parity/differences'
 
 const theirs = Float32Array.of(1, 2, 3, /**/ 4, -9, 0)
 
 test('the greatest difference, where it is, and which argmax agree', () => {
-  expect(logitDifference(theirs, theirs, 3)).toEqual({ most: 0, position: 0, greatest: 9, positions: 2, sameArgmax: 2 })
+  expect(logitDifference(theirs, theirs, 3)).toEqual({ most: 0, position: 0, greatest: 9, positions: 2, byPosition: [0, 0], sameArgmax: 2 })
   const ours = Float32Array.of(1, 2.25, 3, /**/ 4, -9, 5)
-  expect(logitDifference(ours, theirs, 3)).toEqual({ most: 5, position: 1, greatest: 9, positions: 2, sameArgmax: 1 })
+  expect(logitDifference(ours, theirs, 3)).toEqual({ most: 5, position: 1, greatest: 9, positions: 2, byPosition: [0.25, 5], sameArgmax: 1 })
   expect(logitDifference(Float32Array.of(1, NaN, 3, 4, -9, 0), theirs, 3).most).toBe(Infinity)
   expect(logitDifference(Float32Array.of(-Infinity, 2, 3), Float32Array.of(-Infinity, 2, 3), 3).most).toBe(0)
   expect(() => logitDifference(ours.subarray(1), theirs, 3)).toThrow('expected 6 logits, as transformers gives, got 5')
 })
 
 test('of several prompts the worst counts, and all positions', () => {
-  const one = { most: 1, position: 4, greatest: 9, positions: 5, sameArgmax: 5 }
-  const other = { most: 2, position: 0, greatest: 7, positions: 1, sameArgmax: 0 }
-  expect(worstOf([one, other])).toEqual({ most: 2, position: 0, prompt: 1, greatest: 9, positions: 6, sameArgmax: 5 })
+  const one = { most: 1, position: 4, greatest: 9, positions: 5, byPosition: [0, 0.25, 0.5, 0.25, 1], sameArgmax: 5 }
+  const other = { most: 2, position: 0, greatest: 7, positions: 1, byPosition: [2], sameArgmax: 0 }
+  expect(worstOf([one, other])).toEqual({ most: 2, position: 0, prompt: 1, typical: 0.25, greatest: 9, positions: 6, sameArgmax: 5 })
 })
 
 test('answers: the first departure and the margin there; log-probabilities before it', () => {
@@ -26,11 +26,23 @@ test('answers: the first departure and the margin there; log-probabilities befor
   expect(answerDifference({ tokens: [5, 6], logprobs: [-1, -2] }, reference)).toMatchObject({ agreed: 2, margin: 0.125 })
 })
 
-test('what a data type explains grows with the logits; a tie is near where both of its logits may be off by that', () => {
-  expect(allowedDifference('float32', 20)).toBeCloseTo(1e-3)
-  expect(allowedDifference('float32', 0)).toBe(5e-5)
-  expect(allowedDifference('bfloat16', 20)).toBe(1)
-  expect([isNearTie(0.2, 0.1), isNearTie(0.21, 0.1)]).toEqual([true, false])
+const worst = { position: 0, prompt: 0, greatest: 20, positions: 4, sameArgmax: 4 }
+
+test('float32: every logit and every answer counts, up to near ties', () => {
+  const judge = (most: number, answer: object = {}) => judgeFloat32({ ...worst, most, typical: 0 }, [{ tokens: 4, agreed: 4, logprob: 0, ...answer }])
+  expect(judge(9e-4)).toEqual({ allowed: expect.closeTo(1e-3, 9), nearTie: expect.closeTo(2e-3, 9), agrees: true })
+  expect(judge(1.1e-3).agrees).toBe(false)
+  expect(judge(Infinity).agrees).toBe(false)
+  expect([judge(0, { agreed: 1, margin: 1.9e-3 }).agrees, judge(0, { agreed: 1, margin: 2.1e-3 }).agrees]).toEqual([true, false])
+  expect([judge(0, { logprob: 1.9e-3 }).agrees, judge(0, { logprob: 2.1e-3 }).agrees]).toEqual([true, false])
+  expect(judgeFloat32({ ...worst, greatest: 0, most: 0, typical: 0 }, []).allowed).toBe(5e-5)
+})
+
+test('bfloat16: typically about as near to float32 as transformers is', () => {
+  const theirs = { ...worst, most: 5, typical: 0.1 }
+  const judge = (typical: number) => judgeBfloat16({ ...worst, most: 9, typical }, theirs)
+  expect(judge(0.15)).toEqual({ allowed: expect.closeTo(0.151, 9), nearTie: 28, agrees: true })
+  expect(judge(0.16).agrees).toBe(false)
 })
 
 test('the command line', () => {

@@ -3,6 +3,7 @@
 One JSON command a line on stdin, one JSON answer a line on stdout; the process stays. Attention is eager and one thread does the work, so
 that answers do not depend on the machine.
 """
+import copy
 import json
 import os
 import sys
@@ -24,24 +25,27 @@ transformers.logging.disable_progress_bar()
 
 class Reference:
     model = None
+    exact = None
     tokenizer = None
 
     def about(self, _):
         return {"transformers": transformers.__version__, "torch": torch.__version__}
 
     def open(self, command):
-        """The model of a folder in the data type `dtype`, whatever that of its files is."""
-        self.model = None  # the memory of the one before
+        """The model of a folder in the data type `dtype`, whatever that of its files is; and, exact, its weights of that type in float32."""
+        self.model = self.exact = None  # the memory of the one before
         dtype = getattr(torch, command["dtype"])
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             command["folder"], dtype=dtype, attn_implementation="eager", experts_implementation="eager").eval()
+        self.exact = self.model if dtype == torch.float32 else copy.deepcopy(self.model).float()
         text = self.model.config.get_text_config()
         return {"modelType": self.model.config.model_type, "vocabSize": text.vocab_size, "headCount": text.num_attention_heads,
                 "context": text.max_position_embeddings}
 
     def logits(self, command):
         """Of every position of a row, written to `file` as float32."""
-        logits = self.model(input_ids=torch.tensor([command["row"]])).logits[0].float()
+        model = self.exact if command["exact"] else self.model
+        logits = model(input_ids=torch.tensor([command["row"]])).logits[0].float()
         logits.contiguous().numpy().tofile(command["file"])
         return {"positions": logits.shape[0], "vocabSize": logits.shape[1]}
 
