@@ -33,7 +33,7 @@ const names: Record<TPStyle, readonly string[]> = {
   embedding_rowwise: ['embedding_colwise', 'vocab_allreduce'],
   replicate: ['replicated_with_grad_allreduce'],
   all_reduce: ['gather', 'moe_experts_allreduce'],
-  moe_tp_experts: ['local'],
+  moe_tp_experts: ['local', 'ep_dispatch_experts'],
   grouped_gemm: [],
   ep_router: [],
   sequence_parallel: ['activation', 'activation_seq_dim_2'],

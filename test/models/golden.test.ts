@@ -45,6 +45,34 @@ describe.each([...runs, ...expertRuns])('$name at size $size, expertParallel $ex
   })
 })
 
+/** In double precision. */
+function logSoftmax(logits: Float32Array): number[] {
+  const most = logits.reduce((a, b) => Math.max(a, b))
+  const total = most + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0))
+  return Array.from(logits, (logit) => logit - total)
+}
+
+test.each(cases)('%s: log-probabilities, of the prompt too, are those of the logits of transformers', async (name) => {
+  const { ids, logits: expected, positions: [from, to] } = await readExpected(name)
+  await withModel(golden(name), { tpSize: 3, dtype: 'float32' }, async (model) => {
+    const { vocabSize } = model.config
+    for (const [row, prompt] of ids.entries()) {
+      const rows = Array.from({ length: to - from }, (_, i) => (row * (to - from) + i) * vocabSize)
+      const wanted = rows.map((start) => logSoftmax(expected.subarray(start, start + vocabSize)))
+      const { logprobs, promptLogprobs } = await model.generate(prompt, { maxNewTokens: 1, ignoreEos: true, logprobs: 20, echo: true })
+      const told = [...promptLogprobs!.slice(from), logprobs![0]!] // token i is foretold at position i - 1
+      expect(told).toHaveLength(wanted.length)
+      for (const [index, { id, logprob, top }] of told.entries()) {
+        expect(Math.abs(logprob - wanted[index]![id]!)).toBeLessThan(1e-4)
+        expect(top).toHaveLength(20)
+        for (const token of top) expect(Math.abs(token.logprob - wanted[index]![token.id]!)).toBeLessThan(1e-4)
+        const least = [...wanted[index]!].sort((a, b) => b - a)[19]!
+        expect(top.every((token) => token.logprob > least - 1e-4)).toBe(true)
+      }
+    }
+  })
+})
+
 test.each(cases)('%s: one rank more than heads is refused with the valid sizes', async (name) => {
   const headCount = headCountOf(name)
   const validSizes = Array.from({ length: headCount }, (_, i) => i + 1)

@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { editJson, golden, tinyModel, withCopy } from '../support/models'
+import { publishedExpertPlan, publishedPlans } from '../support/published-plans'
 
 const root = path.resolve(__dirname, '..', '..')
 const peers = process.env.HEDDLE_PEERS ?? path.join(os.homedir(), '.cache', 'heddle-peers')
@@ -50,4 +51,20 @@ withPeers('random checkpoints are the same for a seed, and agree', () => {
   expect(first.models.map(({ agrees }: any) => agrees)).toEqual(Array(9).fill(true))
   const facts = ({ models }: any) => models.map(({ fields, modelType, sizes }: any) => ({ fields, modelType, greatest: sizes[0]?.logits.greatest }))
   expect(facts(again)).toEqual(facts(first))
+})
+
+withPeers('the plans of transformers that unit tests compare with are those that it has', () => {
+  const names = [...publishedPlans.map(([name]) => name), 'gpt2']
+  const input = names.map((name) => JSON.stringify({ do: 'plan', folder: golden(name) })).join('\n')
+  const python = path.join(peers, 'python', 'bin', 'python')
+  const { stdout } = spawnSync(python, [path.join(root, 'bench/peers/transformers/reference.py')], { input, encoding: 'utf8' })
+  const plans = stdout.trim().split('\n').map((line) => JSON.parse(line))
+  expect(plans).toHaveLength(names.length)
+  for (const [index, [, plan]] of publishedPlans.entries()) {
+    const { base, head, experts } = plans[index]
+    expect({ ...base, ...head }).toEqual(plan)
+    if (experts) expect(experts).toEqual(publishedExpertPlan)
+  }
+  expect(plans.filter(({ experts }) => experts)).toHaveLength(2)
+  expect(plans.at(-1).base).toBeNull() // as docs/plans.md says
 })

@@ -5,26 +5,10 @@ import type { ModelConfig } from '../../lib/models/config'
 import { planOf } from '../../lib/models/plan-parts'
 import { parsePlan, styleOf, withWildcards } from '../../lib/models/tp-plan'
 import { styleNamed, tpStyleNames } from '../../lib/models/tp-styles'
+import { attention, experts, head, mlp, norms, publishedExpertPlan, publishedPlans } from '../support/published-plans'
 
 const configOf = (name: string): Promise<ModelConfig> => readModelConfig(path.join(__dirname, '../golden', name))
 const failure = (code: string, pattern: RegExp) => expect.objectContaining({ code, message: expect.stringMatching(pattern) })
-const attention = {
-  'layers.*.self_attn.q_proj': 'colwise',
-  'layers.*.self_attn.k_proj': 'colwise',
-  'layers.*.self_attn.v_proj': 'colwise',
-  'layers.*.self_attn.o_proj': 'rowwise'
-}
-const norms = {
-  'layers.*.self_attn.q_norm': 'replicated_with_grad_allreduce',
-  'layers.*.self_attn.k_norm': 'replicated_with_grad_allreduce'
-}
-const mlp = { 'layers.*.mlp.gate_proj': 'colwise', 'layers.*.mlp.up_proj': 'colwise', 'layers.*.mlp.down_proj': 'rowwise' }
-const experts = {
-  'layers.*.mlp.experts.gate_up_proj': 'packed_colwise',
-  'layers.*.mlp.experts.down_proj': 'rowwise',
-  'layers.*.mlp.experts': 'moe_tp_experts'
-}
-const head = { lm_head: 'colwise_gather_output' }
 const table = { embed_tokens: 'embedding_rowwise' }
 const whole = { ...attention, ...mlp, ...head, ...table }
 const splits = (plan: ReturnType<typeof planOf>) => ({
@@ -59,28 +43,7 @@ describe('names of styles', () => {
   )
 })
 
-/** base_model_tp_plan with the head's _tp_plan, of transformers 5.23.0. */
-const published: [string, Record<string, string>][] = [
-  ['llama', { ...attention, ...mlp, ...head }],
-  ['mistral-sliding', { ...attention, ...mlp, ...head }],
-  ['qwen2-bias', { ...attention, ...mlp, ...head }],
-  ['qwen3', { ...attention, ...norms, ...mlp, ...head }],
-  ['gemma3', { ...attention, ...norms, ...mlp, ...head }],
-  ['mixtral', { ...attention, ...experts, ...head }],
-  ['qwen3-moe-mixed', { ...attention, ...norms, ...experts, ...mlp, ...head }],
-  [
-    'phi3',
-    {
-      'layers.*.self_attn.qkv_proj': 'colwise_gather_output',
-      'layers.*.self_attn.o_proj': 'rowwise_split_input',
-      'layers.*.mlp.gate_up_proj': 'colwise_gather_output',
-      'layers.*.mlp.down_proj': 'rowwise_split_input',
-      ...head
-    }
-  ]
-]
-
-describe.each(published)('the plan that transformers has for %s', (name, plan) => {
+describe.each(publishedPlans)('the plan that transformers has for %s', (name, plan) => {
   test('splits what auto splits, but for the embedding, which it leaves whole', async () => {
     const config = await configOf(name)
     const found = planOf('here', plan, config)
@@ -104,7 +67,7 @@ const differences: Record<string, Record<string, string>> = {
   'qwen3-moe-mixed': { colwise: 'packed_colwise' }
 }
 
-test.each(published)('of %s, auto names every module as transformers does, but for documented differences', async (name, plan) => {
+test.each(publishedPlans)('of %s, auto names every module as transformers does, but for documented differences', async (name, plan) => {
   const { parts, resolved } = planOf('here', 'auto', await configOf(name))
   const named = new Set<string>()
   for (const [p, { modules }] of parts.entries()) {
@@ -122,16 +85,11 @@ test.each(published)('of %s, auto names every module as transformers does, but f
 
 test('the expert-parallel plan of transformers is expertParallel', async () => {
   const config = await configOf('qwen3-moe')
-  const plan = {
-    ...attention,
-    'layers.*.mlp.gate': 'ep_router',
-    'layers.*.mlp.experts.gate_up_proj': 'grouped_gemm',
-    'layers.*.mlp.experts.down_proj': 'grouped_gemm',
-    'layers.*.mlp.experts': 'moe_tp_experts',
-    ...head,
-    ...table
+  const auto = splits(planOf('here', 'auto', config, true))
+  for (const more of [{}, { 'layers.*.mlp.gate': 'ep_router', 'layers.*.mlp.experts': 'moe_tp_experts' }]) {
+    const plan = { ...attention, ...publishedExpertPlan, ...head, ...table, ...more }
+    expect(splits(planOf('here', plan, config))).toEqual(auto)
   }
-  expect(splits(planOf('here', plan, config))).toEqual(splits(planOf('here', 'auto', config, true)))
   expect(() => planOf('here', { ...attention, ...experts }, config, true)).toThrow(failure('invalid_argument', /expertParallel/))
 })
 

@@ -89,7 +89,8 @@ class Reference:
         """What the configuration class of a folder's model names for tensor parallelism: of the base model and of its head."""
         config = transformers.AutoConfig.from_pretrained(command["folder"])
         kind = transformers.AutoModelForCausalLM._model_mapping[type(config)]
-        return {"base": config.get_text_config().base_model_tp_plan, "head": getattr(kind, "_tp_plan", None)}
+        return {"base": config.get_text_config().base_model_tp_plan, "head": getattr(kind, "_tp_plan", None),
+                "experts": getattr(config.get_text_config(), "base_model_ep_plan", None)}
 
 
 def main():
