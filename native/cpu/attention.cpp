@@ -73,8 +73,20 @@ class Attention {
     const int64_t context = step_.positions[end - 1] + 1;
     const int64_t tokens = reproducible_ ? kBlockTokens : std::max<int64_t>(1, kBlockRows / static_cast<int64_t>(heads.size()));
     for (int64_t first = begin; first < end; first += tokens) {
-      block_.attend({sequence, kv_head, first, std::min(tokens, end - first), context, heads});
+      const bool last = first + tokens >= end;
+      block_.attend({sequence, kv_head, first, std::min(tokens, end - first), context, heads,
+                     last ? keys_after(sequence, kv_head) : NextKeys()});
     }
+  }
+
+  // What is read next: the next KV head of the sequence, or the first one of the sequence after it.
+  NextKeys keys_after(int64_t sequence, int64_t kv_head) const {
+    const bool same = kv_head + 1 < spec_.kv_head_count;
+    const int64_t next = same ? sequence : sequence + 1;
+    if (next == step_.sequence_count) return {};
+    const int64_t begin = step_.sequence_starts[next], end = step_.sequence_starts[next + 1];
+    if (begin == end) return {};
+    return {next, same ? kv_head + 1 : 0, block_.seen(begin, end - begin, step_.positions[end - 1] + 1)};
   }
 
   const StepView& step_;

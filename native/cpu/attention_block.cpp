@@ -24,6 +24,8 @@ void prefetch(const char* from, size_t bytes) {
   for (size_t offset = 0; offset < bytes; offset += kLineBytes) __builtin_prefetch(from + offset);
 }
 
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
 }  // namespace
 
 // Calls visit(rows, offset from range.begin, count) for every run of rows that lie together in the cache.
@@ -36,16 +38,39 @@ void AttentionBlock::for_each_run(const QueryGroup& group, KeyRange range, Paged
   }
 }
 
-// Runs in pieces, each behind a request for the piece some blocks further on. Blocks lie apart, so the processor's own
-// prefetching stops at the end of each; and asked for a block at a time, the memory would rest while the core computes.
+// The row that is read kBlocksAhead blocks after `key`: spans are read keys first, then values, and after the last span
+// come the keys of the next KV head or sequence. Null where nothing is known to come.
+const char* AttentionBlock::ahead_of(const QueryGroup& group, KeyRange span, int64_t limit, PagedCache::Part part,
+                                     int64_t key) const {
+  int64_t ahead = key + kBlocksAhead * spec_.block_size;
+  while (ahead >= span.end) {
+    const int64_t beyond = ahead - round_up(span.end, spec_.block_size);
+    if (beyond < 0) return nullptr;  // no block begins there
+    if (part == PagedCache::keys) {
+      part = PagedCache::values;
+    } else if (span.end < limit) {
+      part = PagedCache::keys;
+      span = {span.end, std::min(span.end + kSpanKeys, limit)};
+    } else {
+      const NextKeys& next = group.next;
+      const int64_t at = next.keys.begin + beyond;
+      if (at >= next.keys.end) return nullptr;
+      return static_cast<const char*>(cache_.row(PagedCache::keys, next.sequence, at, next.kv_head));
+    }
+    ahead = span.begin + beyond;
+  }
+  return static_cast<const char*>(cache_.row(part, group.sequence, ahead, group.kv_head));
+}
+
+// Runs in pieces, each behind a request for a piece that is read some blocks later. Blocks lie apart, so the processor's
+// own prefetching stops at the end of each; and asked for a block at a time, the memory would rest while the core
+// computes.
 template <class Visit>
-void AttentionBlock::for_each_piece(const QueryGroup& group, KeyRange range, int64_t limit, PagedCache::Part part,
+void AttentionBlock::for_each_piece(const QueryGroup& group, KeyRange span, int64_t limit, PagedCache::Part part,
                                     Visit visit) const {
   const auto row_bytes = static_cast<size_t>(spec_.head_dim) * size_of(cache_.dtype());
-  for_each_run(group, range, part, [&](const void* rows, int64_t offset, int64_t count) {
-    const int64_t ahead = range.begin + offset + kBlocksAhead * spec_.block_size;
-    const auto* next =
-        ahead < limit ? static_cast<const char*>(cache_.row(part, group.sequence, ahead, group.kv_head)) : nullptr;
+  for_each_run(group, span, part, [&](const void* rows, int64_t offset, int64_t count) {
+    const char* next = ahead_of(group, span, limit, part, span.begin + offset);
     for (int64_t done = 0; done < count; done += kPieceRows) {
       const auto skipped = static_cast<size_t>(done) * row_bytes;
       const int64_t taken = std::min(kPieceRows, count - done);
@@ -71,26 +96,29 @@ bool AttentionBlock::reads_in_place(const QueryGroup& group) const {
 // One query block: online softmax over the keys, tile by tile.
 void AttentionBlock::attend(const QueryGroup& group) {
   load_queries(group);
-  const KeyRange first = visible(group, 0);
-  const KeyRange last = visible(group, group.tokens - 1);
+  const KeyRange all = seen(group.first, group.tokens, group.context);
   if (reads_in_place(group)) {
-    for (int64_t key = first.begin; key < last.end; key += kSpanKeys) {
-      attend_in_place(group, {key, std::min(key + kSpanKeys, last.end)}, last.end);
+    for (int64_t key = all.begin; key < all.end; key += kSpanKeys) {
+      attend_in_place(group, {key, std::min(key + kSpanKeys, all.end)}, all.end);
     }
   } else {
-    for (int64_t key = first.begin; key < last.end; key += kTileKeys) {
-      attend_tile(group, {key, std::min(key + kTileKeys, last.end)},
-                  {std::min(key + kTileKeys, last.end), std::min(key + 2 * kTileKeys, last.end)});
+    for (int64_t key = all.begin; key < all.end; key += kTileKeys) {
+      attend_tile(group, {key, std::min(key + kTileKeys, all.end)},
+                  {std::min(key + kTileKeys, all.end), std::min(key + 2 * kTileKeys, all.end)});
     }
   }
   store_outputs(group);
 }
 
-// The keys that token `index` of the group sees. Both ends never fall from one token to the next.
-KeyRange AttentionBlock::visible(const QueryGroup& group, int64_t index) const {
-  const int64_t position = step_.positions[group.first + index];
+// The keys that a token sees. Both ends never fall from one token to the next.
+KeyRange AttentionBlock::visible(int64_t token, int64_t context) const {
+  const int64_t position = step_.positions[token];
   const int64_t begin = spec_.sliding_window > 0 ? std::max<int64_t>(0, position - spec_.sliding_window + 1) : 0;
-  return {begin, spec_.causal ? position + 1 : group.context};
+  return {begin, spec_.causal ? position + 1 : context};
+}
+
+KeyRange AttentionBlock::seen(int64_t first, int64_t tokens, int64_t context) const {
+  return {visible(first, context).begin, visible(first + tokens - 1, context).end};
 }
 
 void AttentionBlock::load_queries(const QueryGroup& group) {
@@ -156,7 +184,7 @@ void AttentionBlock::attend_in_place(const QueryGroup& group, KeyRange span, int
 void AttentionBlock::soften(const QueryGroup& group, int64_t begin, int64_t end, KeyRange tile, Rows scores) {
   for (int64_t row = begin; row < end; ++row) {
     float* x = scores.row(row - begin);
-    const KeyRange seen = visible(group, row / group.group());
+    const KeyRange seen = visible(group.first + row / group.group(), group.context);
     const int64_t from = std::max(seen.begin, tile.begin) - tile.begin;
     const int64_t to = std::min(seen.end, tile.end) - tile.begin;
     if (from >= to) {  // possible only in place, where every row takes part in every span
@@ -175,8 +203,8 @@ void AttentionBlock::soften(const QueryGroup& group, int64_t begin, int64_t end,
 std::pair<int64_t, int64_t> AttentionBlock::rows_that_see(const QueryGroup& group, KeyRange tile) const {
   int64_t begin = 0;
   int64_t end = group.tokens;
-  while (begin < end && visible(group, begin).end <= tile.begin) ++begin;
-  while (end > begin && visible(group, end - 1).begin >= tile.end) --end;
+  while (begin < end && visible(group.first + begin, group.context).end <= tile.begin) ++begin;
+  while (end > begin && visible(group.first + end - 1, group.context).begin >= tile.end) --end;
   return {begin * group.group(), end * group.group()};
 }
 

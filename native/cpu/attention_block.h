@@ -13,6 +13,18 @@
 
 namespace heddle::cpu {
 
+struct KeyRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+// The keys that are read after those of a group.
+struct NextKeys {
+  int64_t sequence = 0;
+  int64_t kv_head = 0;
+  KeyRange keys;       // empty: none
+};
+
 // Row t * group + g is query head heads[g] of token first + t.
 struct QueryGroup {
   int64_t sequence = 0;
@@ -21,14 +33,10 @@ struct QueryGroup {
   int64_t tokens = 0;
   int64_t context = 0;                                // keys of the sequence after this step
   const std::vector<int64_t>& heads;
+  NextKeys next;
 
   int64_t group() const { return static_cast<int64_t>(heads.size()); }
   int64_t rows() const { return tokens * group(); }
-};
-
-struct KeyRange {
-  int64_t begin = 0;
-  int64_t end = 0;
 };
 
 class AttentionBlock {
@@ -48,8 +56,11 @@ class AttentionBlock {
 
   void attend(const QueryGroup& group);
 
+  // What tokens [first, first + tokens) of a sequence of `context` keys see, all together.
+  KeyRange seen(int64_t first, int64_t tokens, int64_t context) const;
+
  private:
-  KeyRange visible(const QueryGroup& group, int64_t index) const;
+  KeyRange visible(int64_t token, int64_t context) const;
   void load_queries(const QueryGroup& group);
   void store_outputs(const QueryGroup& group);
   void attend_tile(const QueryGroup& group, KeyRange tile, KeyRange next);
@@ -63,7 +74,8 @@ class AttentionBlock {
   template <class Visit>
   void for_each_run(const QueryGroup& group, KeyRange range, PagedCache::Part part, Visit visit) const;
   template <class Visit>
-  void for_each_piece(const QueryGroup& group, KeyRange range, int64_t limit, PagedCache::Part part, Visit visit) const;
+  void for_each_piece(const QueryGroup& group, KeyRange span, int64_t limit, PagedCache::Part part, Visit visit) const;
+  const char* ahead_of(const QueryGroup& group, KeyRange span, int64_t limit, PagedCache::Part part, int64_t key) const;
 
   Rows queries(int64_t row) const { return {scratch_.queries.data() + row * width_, width_}; }
   float* outputs(int64_t row) const { return scratch_.outputs.data() + row * width_; }
