@@ -11,7 +11,7 @@ import type { BatchOptions, GenerateOptions } from './generation/options'
 import { isBatch, noTokenizer, PromptReader } from './generation/prompts'
 import type { Prompt } from './generation/prompts'
 import type { Runtime } from './generation/runtime'
-import { biasOf, samplingSpec, seedOf, suggestedBias } from './generation/sampling'
+import { biasOf, samplingSpec, seedOf, sequenceEditsOf, suggestedBias } from './generation/sampling'
 import type { GroupInfo } from './group'
 import type { ModelConfig } from './models/config'
 import type { PlanExplanation } from './models/plan-explanation'
@@ -180,12 +180,14 @@ export class CausalLM implements AsyncDisposable {
       if (options.stop !== undefined) throw noTokenizer(where, 'stop texts')
       limits.stopTexts = []
     }
+    const sequenceEdits = sequenceEditsOf(options, defaults)
     const { logprobs, echo, signal } = options
     return {
       ...limits,
       index: 0,
       promptIds,
       sampling: { ...samplingSpec(options, defaults), ...(logprobs !== undefined && { logprobs }) },
+      ...(sequenceEdits && { sequenceEdits }),
       bias: biasOf(options.logitBias, this.config.vocabSize, this.#suggestedBias),
       ...(echo && { echo: this.#prompts.text(prompt, promptIds) }),
       ...(signal && { signal })

@@ -90,7 +90,10 @@ function write(stream: NodeJS.WriteStream, text: string, exitCode: number): numb
   return exitCode
 }
 
-process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1)) // the reader of a pipe left
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') process.stderr.write(`heddle: stdout: ${error.message}\n`)
+  process.exit(error.code === 'EPIPE' ? 0 : 1) // the reader of a pipe left
+})
 void main(process.argv.slice(2)).then((exitCode) => {
   process.exitCode = exitCode
 })

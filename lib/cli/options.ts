@@ -50,6 +50,7 @@ export const generateFlags = {
   repetitionPenalty: number('repetition-penalty', 'R', 'for tokens of prompt and answer; 1 is off'),
   presencePenalty: number('presence-penalty', 'P', 'taken from logits of tokens in the answer'),
   frequencyPenalty: number('frequency-penalty', 'P', 'taken from them for each time'),
+  noRepeatNgramSize: number('no-repeat-ngram-size', 'N', 'runs of N tokens come only once; 0 is off'),
   logitBias: biases('logit-bias', 'ID:B,…', 'added to the logits of token ids; -Infinity rules a token out'),
   stop: texts('stop', 'TEXT', 'a text that ends the answer; may be given several times'),
   stopTokenIds: numbers('stop-token-ids', 'ID,…', "tokens that end the answer, beside the model's end tokens"),

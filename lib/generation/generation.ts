@@ -11,6 +11,8 @@ import type { TokenLogprob } from './logprobs'
 import type { AnswerLimits } from './options'
 import { hasPenalties } from './sampling'
 import type { FinishReason, Sequence } from './sequence'
+import { SequenceEdits } from './sequence-edits'
+import type { SequenceEditOptions } from './sequence-edits'
 
 /** New tokens and the text that became certain with them; a token in the middle of a character has none yet. */
 export interface Piece {
@@ -48,6 +50,7 @@ export interface GenerationRequest extends AnswerLimits {
   promptIds: readonly number[]
   sampling: SamplingSpec
   bias: ReadonlyMap<number, number>
+  sequenceEdits?: SequenceEditOptions
   /** none: the answer has no text; stop texts need one */
   decoder?: StreamDecoder
   /** the prompt's text, where the answer begins with it */
@@ -162,10 +165,10 @@ export class ActiveGeneration {
 }
 
 function editsOf(request: GenerationRequest): LogitEdits | undefined {
-  const { promptIds, sampling, bias, stopIds, minNewTokens, beginBannedIds, forcedIds, maxLength } = request
+  const { promptIds, sampling, bias, stopIds, minNewTokens, beginBannedIds, forcedIds, maxLength, sequenceEdits } = request
   const counts = hasPenalties(sampling)
   const bans = [{ ids: [...stopIds], count: minNewTokens }, { ids: beginBannedIds, count: 1 }].filter(({ ids, count }) => ids.length > 0 && count > 0)
-  if (!counts && bans.length === 0 && forcedIds.length === 0 && bias.size === 0) return undefined
+  if (!counts && bans.length === 0 && forcedIds.length === 0 && bias.size === 0 && !sequenceEdits) return undefined
   const forced = forcedIds.length > 0 && { forced: { position: maxLength - 1, ids: forcedIds } }
-  return new LogitEdits({ promptLength: promptIds.length, bias, bans, counts, ...forced })
+  return new LogitEdits({ promptLength: promptIds.length, bias, bans, counts, ...forced, ...(sequenceEdits && { sequence: new SequenceEdits(sequenceEdits) }) })
 }

@@ -1,7 +1,8 @@
 // What changes the logits of one sequence before a token is chosen, as a short list of ids for the ranks, which do the arithmetic
 // (LogitEdit in native/core/message.h). Rule: the list counts every token but the last one of a step: that one may be known to the ranks
-// alone, and they count it themselves. So a sequence with penalties runs ahead like any other.
+// alone, and they count it themselves. So a sequence with penalties runs ahead like any other; one whose edits depend on its last token does not.
 import type { StepEdits } from '../program'
+import type { SequenceEdits } from './sequence-edits'
 
 /** Parallel lists: how often an id is in the answer (0: in the prompt alone, -1: not counted), and what is added to its logit. */
 export interface EditList {
@@ -17,6 +18,8 @@ export interface LogitEditOptions {
   bans: readonly Ban[]
   /** the token at this position of the sequence, if it comes so far, is one of these */
   forced?: { position: number; ids: readonly number[] }
+  /** depends on the last token, too */
+  sequence?: SequenceEdits
   /** whether tokens that came are counted */
   counts: boolean
 }
@@ -35,18 +38,28 @@ export class LogitEdits {
   readonly #places = new Map<number, number>()
   #counted = 0
 
+  /** Whether every token must be known when a step is planned. */
+  get needsLastToken(): boolean {
+    return this.options.sequence !== undefined
+  }
+
   constructor(private readonly options: LogitEditOptions) {
     for (const [id, bias] of options.bias) this.#list.biases[this.#placeOf(id)] = bias
   }
 
   /** The list for a step that ends with position `last` of these tokens, which are known up to there, or up to the one before. */
   at(tokens: readonly number[], last: number): EditList {
-    const { promptLength, bans, forced, counts } = this.options
+    const { promptLength, bans, forced, sequence, counts } = this.options
     const known = last >= promptLength ? last : last + 1
     if (counts) for (; this.#counted < known; this.#counted++) this.#count(tokens[this.#counted]!, this.#counted)
-    if (forced?.position === last + 1) return this.#changed(forced.ids, forcingBias)
+    if (forced?.position === last + 1) return this.#changed(new Map(forced.ids.map((id) => [id, forcingBias])))
     const banned = bans.filter(({ count }) => last + 1 < promptLength + count).flatMap(({ ids }) => ids)
-    return banned.length > 0 ? this.#changed(new Set(banned), -Infinity) : this.#list
+    return this.#changed(new Map([...this.#added(sequence?.at(tokens)), ...banned.map((id) => [id, -Infinity] as const)]))
+  }
+
+  /** Beside the bias that an id has anyway. */
+  #added(changes: ReadonlyMap<number, number> = new Map()): [id: number, bias: number][] {
+    return [...changes].map(([id, change]) => [id, change + (this.options.bias.get(id) ?? 0)])
   }
 
   #count(id: number, position: number): void {
@@ -56,9 +69,10 @@ export class LogitEdits {
   }
 
   /** The list with another bias for some ids. */
-  #changed(changed: Iterable<number>, bias: number): EditList {
+  #changed(changes: ReadonlyMap<number, number>): EditList {
+    if (changes.size === 0) return this.#list
     const list = { ids: [...this.#list.ids], counts: [...this.#list.counts], biases: [...this.#list.biases] }
-    for (const id of changed) {
+    for (const [id, bias] of changes) {
       const place = this.#places.get(id)
       if (place !== undefined) list.biases[place] = bias
       else push(list, id, bias)

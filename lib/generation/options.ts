@@ -63,6 +63,7 @@ export const generateOptions: readonly (keyof BatchOptions)[] = [
   'repetitionPenalty',
   'presencePenalty',
   'frequencyPenalty',
+  'noRepeatNgramSize',
   'logitBias',
   'seed',
   'stop',

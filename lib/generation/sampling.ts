@@ -4,6 +4,7 @@ import { checkFlags } from '../checks'
 import { invalidArgument } from '../errors'
 import type { GenerationConfig } from '../models/generation-config'
 import type { SamplingSpec } from '../program'
+import type { SequenceEditOptions } from './sequence-edits'
 
 export interface SamplingOptions {
   /**
@@ -25,6 +26,8 @@ export interface SamplingOptions {
   presencePenalty?: number
   /** taken from them once for each time that they are in the answer, -2 to 2; 0 is off */
   frequencyPenalty?: number
+  /** runs of so many tokens come only once in prompt and answer; 0 is off. Such an answer takes longer: its steps cannot overlap */
+  noRepeatNgramSize?: number
   /**
    * added to the logits of token ids before anything else; -Infinity rules a token out. What generation_config.json says of an id that is named
    * here does not count
@@ -97,6 +100,12 @@ export function suggestedBias(config: GenerationConfig, eosTokenIds: readonly nu
   return new Map([...(config.tokenBias ?? []), ...[...words, ...(config.suppressedIds ?? [])].map((id) => [id, -Infinity] as const)])
 }
 
+/** What depends on the tokens before, if anything does. */
+export function sequenceEditsOf({ noRepeatNgramSize: asked }: SamplingOptions, { noRepeatNgramSize, runBias: runs = [] }: GenerationConfig): SequenceEditOptions | undefined {
+  const size = asked ?? noRepeatNgramSize ?? 0
+  return runs.length > 0 || size > 0 ? { runs, noRepeatNgramSize: size } : undefined
+}
+
 /** The caller's bias over the suggested one, id by id. Throws `invalid_argument` for ids that the vocabulary lacks. */
 export function biasOf(logitBias: SamplingOptions['logitBias'], vocabSize: number, suggested: ReadonlyMap<number, number>): ReadonlyMap<number, number> {
   if (logitBias === undefined) return suggested
@@ -122,6 +131,7 @@ function checkSampling(options: SamplingOptions): void {
   for (const [name, penalty] of Object.entries({ presencePenalty, frequencyPenalty })) {
     checkNumber(name, penalty, 'a number from -2 to 2', (value) => value >= -2 && value <= 2)
   }
+  checkNumber('noRepeatNgramSize', options.noRepeatNgramSize, 'an integer from 0', (value) => Number.isInteger(value) && value >= 0 && value < 2 ** 31)
   checkBias(options.logitBias)
   checkNumber('seed', seed, 'an integer from 0 to 2^53 - 1', (value) => Number.isSafeInteger(value) && value >= 0)
 }

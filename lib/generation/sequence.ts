@@ -46,6 +46,7 @@ export class Sequence {
 
   /** Tokens that a step could take: one in decode, more in prefill, none when the length is reached. */
   get pending(): number {
+    if (this.request.edits?.needsLastToken && this.tokens.length < this.plannedLength) return 0 // its token is on the way
     return this.plannedLength < this.request.maxLength ? this.plannedLength - this.submitted : 0
   }
 

@@ -22,6 +22,10 @@ export interface GenerationConfig {
   stopTexts?: string[]
   /** added to the logits of ids */
   tokenBias?: ReadonlyMap<number, number>
+  /** added to the logit of the last of several ids where a text ends with the others; words of several ids that never come have -Infinity */
+  runBias?: { ids: number[]; bias: number }[]
+  /** runs of so many ids come only once */
+  noRepeatNgramSize?: number
   /** ids that never come */
   suppressedIds?: number[]
   /** words of one id; they never come, unless they end the answer */
@@ -43,8 +47,11 @@ export async function readGenerationConfig(folder: string, vocabSize = maxIntege
   if (!fields) return { eosTokenIds: [], doSample: false }
   const number = (name: string, min: number, max: number): number | undefined => (fields.has(name) ? fields.number(name, { min, max }) : undefined)
   const integer = (name: string, min: number): number | undefined => (fields.has(name) ? fields.integer(name, { min, max: maxInteger }) : undefined)
-  const { single: tokenBias, longer: longerBias } = sequenceBias(fields, vocabSize)
-  const { single: badIds, longer: longerWords } = badWords(fields, vocabSize)
+  const biases = sequenceBias(fields, vocabSize)
+  const words = badWords(fields, vocabSize)
+  const runBias = [...biases, ...words.map((ids) => ({ ids, bias: -Infinity }))].filter(({ ids }) => ids.length > 1)
+  const tokenBias = biases.filter(({ ids }) => ids.length === 1).map(({ ids, bias }) => [ids[0]!, bias] as const)
+  const badIds = words.filter((ids) => ids.length === 1).map((ids) => ids[0]!)
   const config = {
     eosTokenIds: fields.tokenIds('eos_token_id'),
     doSample: fields.flag('do_sample', false),
@@ -58,14 +65,15 @@ export async function readGenerationConfig(folder: string, vocabSize = maxIntege
     minNewTokens: integer('min_new_tokens', 0),
     minLength: integer('min_length', 0),
     stopTexts: fields.has('stop_strings') ? stopTexts(fields) : undefined,
-    tokenBias,
+    tokenBias: tokenBias.length > 0 ? new Map(tokenBias) : undefined,
+    runBias: runBias.length > 0 ? runBias : undefined,
+    noRepeatNgramSize: integer('no_repeat_ngram_size', 0),
     suppressedIds: suppressed(fields, 'suppress_tokens', vocabSize),
-    badIds,
+    badIds: badIds.length > 0 ? badIds : undefined,
     beginSuppressedIds: suppressed(fields, 'begin_suppress_tokens', vocabSize),
     forcedEosIds: fields.has('forced_eos_token_id') ? fields.tokenIds('forced_eos_token_id') : undefined
   }
-  const longer = [...(longerBias ? ['sequence_bias of several ids'] : []), ...(longerWords ? ['bad_words_ids of several ids'] : [])]
-  const ignored = [...longer, ...fields.unread(changesNoText)]
+  const ignored = fields.unread(changesNoText)
   return { ...config, ...(ignored.length > 0 && { ignored }) }
 }
 
@@ -78,26 +86,21 @@ function stopTexts(fields: ConfigFields): string[] {
   throw fields.wrong('stop_strings', 'a text or a list of texts, none empty', value)
 }
 
-/** A list of lists of an id sequence and its bias; sequences of several ids depend on the tokens before and are not honoured. */
-function sequenceBias(fields: ConfigFields, vocabSize: number): { single?: Map<number, number>; longer: boolean } {
+/** A list of lists of ids and the bias of the last one where the others come before it. */
+function sequenceBias(fields: ConfigFields, vocabSize: number): { ids: number[]; bias: number }[] {
   const value = fields.value('sequence_bias')
-  if (value === undefined) return { longer: false }
+  if (value === undefined) return []
   const isBias = (bias: JsonValue | undefined): bias is number => typeof bias === 'number' && Math.abs(bias) <= 1e9
   const entries = Array.isArray(value) && value.length <= maxEntries ? value.map((pair) => (Array.isArray(pair) ? pair : [])) : []
   if (entries.length === 0 || !entries.every(([ids, bias]) => isSequence(ids, vocabSize) && isBias(bias)))
     throw fields.wrong('sequence_bias', `a list of [[ids below ${vocabSize}], a number]`, value)
-  const sequences = entries as [number[], number][]
-  const single = sequences.filter(([ids]) => ids.length === 1).map(([ids, bias]) => [ids[0]!, bias] as const)
-  return { ...(single.length > 0 && { single: new Map(single) }), longer: single.length < entries.length }
+  return (entries as [number[], number][]).map(([ids, bias]) => ({ ids, bias }))
 }
 
-function badWords(fields: ConfigFields, vocabSize: number): { single?: number[]; longer: boolean } {
-  const value = fields.value('bad_words_ids')
-  if (value === undefined) return { longer: false }
-  if (!Array.isArray(value) || value.length > maxEntries || !value.every((word) => isSequence(word, vocabSize)))
-    throw fields.wrong('bad_words_ids', `a list of lists of ids below ${vocabSize}`, value)
-  const single = (value as number[][]).flatMap((word) => (word.length === 1 ? word : []))
-  return { ...(single.length > 0 && { single }), longer: single.length < value.length }
+function badWords(fields: ConfigFields, vocabSize: number): number[][] {
+  const value = fields.value('bad_words_ids') ?? []
+  if (Array.isArray(value) && value.length <= maxEntries && value.every((word) => isSequence(word, vocabSize))) return value as number[][]
+  throw fields.wrong('bad_words_ids', `a list of lists of ids below ${vocabSize}`, value)
 }
 
 function isSequence(value: JsonValue | undefined, vocabSize: number): value is number[] {

@@ -33,12 +33,12 @@ test.each(apis)('the flags of %s are called as the options are', (_, __, flags) 
 
 test('what flags of generate give is what the API takes', () => {
   const args = ['--max-new-tokens=9', '--min-new-tokens=2', '--no-do-sample', '--temperature=0.5', '--top-k', '4', '--top-p=0.9', '--min-p=.1',
-    '--repetition-penalty=1.1', '--presence-penalty=-1', '--frequency-penalty=1', '--logit-bias=5:-2,17:1.5,3:-Infinity', '--stop', 'a', '--stop', 'b',
+    '--repetition-penalty=1.1', '--presence-penalty=-1', '--frequency-penalty=1', '--no-repeat-ngram-size=3', '--logit-bias=5:-2,17:1.5,3:-Infinity', '--stop', 'a', '--stop', 'b',
     '--stop-token-ids', '1,2', '--ignore-eos', '--seed=7', '--n=3', '--logprobs=2', '--echo']
   const options = readFlags(parseFlags(args, generateFlags), generateFlags)
   expect(options).toEqual({
     maxNewTokens: 9, minNewTokens: 2, doSample: false, temperature: 0.5, topK: 4, topP: 0.9, minP: 0.1, repetitionPenalty: 1.1, presencePenalty: -1,
-    frequencyPenalty: 1, logitBias: new Map([[5, -2], [17, 1.5], [3, -Infinity]]), stop: ['a', 'b'], stopTokenIds: [1, 2], ignoreEos: true, seed: 7,
+    frequencyPenalty: 1, noRepeatNgramSize: 3, logitBias: new Map([[5, -2], [17, 1.5], [3, -Infinity]]), stop: ['a', 'b'], stopTokenIds: [1, 2], ignoreEos: true, seed: 7,
     n: 3, logprobs: 2, echo: true
   })
   expect(Object.keys(options).length).toBe(generateOptions.length - 1)

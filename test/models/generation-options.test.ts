@@ -210,6 +210,27 @@ describe('logprobs', () => {
   })
 })
 
+test.each([1, 2, 3])('noRepeatNgramSize %i: no run comes twice, alone or among others that start over for want of room', async (size) => {
+  const options = { maxNewTokens: 60, ignoreEos: true, noRepeatNgramSize: size, temperature: 0.7, seed: 5 }
+  const alone = await model.generate(ids, options)
+  const all = [...ids, ...alone.tokenIds]
+  const runs = (list: number[]) => list.slice(size - 1).map((_, index) => list.slice(index, index + size).join())
+  const fresh = runs(all).slice(ids.length - size + 1)
+  expect(new Set(fresh).size).toBe(fresh.length)
+  expect(fresh.filter((run) => runs(ids).includes(run))).toEqual([])
+  expect((await model.generate(ids, { ...options, noRepeatNgramSize: 0 })).tokenIds).not.toEqual(alone.tokenIds)
+  await withModel(tinyModel, { tpSize: 2, dtype: 'float32', maxTokens: 128 }, async (small) => {
+    const others = Array.from({ length: 5 }, () => small.generate(ids, { maxNewTokens: 100, ignoreEos: true }))
+    const crowded = await Promise.all([small.generate(ids, options), small.generate(ids, options)])
+    expect(crowded.map(({ tokenIds }) => tokenIds)).toEqual([alone.tokenIds, alone.tokenIds])
+    await Promise.all(others)
+  })
+})
+
+test.each([-1, 1.5, '2', NaN])('a noRepeatNgramSize of %p is refused', async (noRepeatNgramSize) => {
+  await expect(model.generate(ids, { noRepeatNgramSize } as object)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringContaining('noRepeatNgramSize') })
+})
+
 test('generation_config.json gives the defaults, and an option wins', async () => {
   const suggest = (copy: string) =>
     editJson(`${copy}/generation_config.json`, (json) =>
@@ -255,9 +276,9 @@ describe('generation_config.json, against transformers', () => {
   test('what is not honoured is a warning by name, once for a model', async () => {
     const warned = jest.spyOn(process, 'emitWarning').mockImplementation()
     try {
-      expect(await asked({ num_beams: 4, no_repeat_ngram_size: 3, top_k: 5 })).toEqual(unchanged)
+      expect(await asked({ num_beams: 4, typical_p: 0.9, top_k: 5 })).toEqual(unchanged)
       expect(warned.mock.calls).toEqual([
-        [expect.stringMatching(/generation_config\.json asks for .* would change the text: num_beams, no_repeat_ngram_size$/), { type: 'HeddleWarning', code: 'HEDDLE_GENERATION_CONFIG' }]
+        [expect.stringMatching(/generation_config\.json asks for .* would change the text: num_beams, typical_p$/), { type: 'HeddleWarning', code: 'HEDDLE_GENERATION_CONFIG' }]
       ])
     } finally {
       warned.mockRestore()

@@ -462,12 +462,13 @@ describe('generation_config.json', () => {
     const silent = { num_beams: 1, typical_p: 1.0, no_repeat_ngram_size: 0, epsilon_cutoff: 0.0, guidance_scale: 1, length_penalty: 2, use_cache: true, bos_token_id: 1,
       pad_token_id: 3, cache_implementation: 'hybrid', transformers_version: '5', watermarking_config: null, constraints: [] }
     expect((await read(silent)).ignored).toBeUndefined()
-    const loud = { num_beams: 4, typical_p: 0.9, epsilon_cutoff: 3e-4, eta_cutoff: 2e-3, no_repeat_ngram_size: 3, encoder_repetition_penalty: 1.5, top_h: 0.4,
+    const loud = { num_beams: 4, typical_p: 0.9, epsilon_cutoff: 3e-4, eta_cutoff: 2e-3, encoder_repetition_penalty: 1.5, encoder_no_repeat_ngram_size: 2, top_h: 0.4,
       exponential_decay_length_penalty: [10, 1.1], forced_bos_token_id: 1, guidance_scale: 1.5, max_time: 2, penalty_alpha: 0.6, num_return_sequences: 3,
       token_healing: true, watermarking_config: { bias: 2 }, something_new: 1 }
     expect((await read({ ...silent, ...loud })).ignored!.sort()).toEqual(Object.keys(loud).sort())
-    const longer = await read({ sequence_bias: [[[5], 1.0], [[5, 6], 2.0]], bad_words_ids: [[1, 2], [3]] })
-    expect(longer).toMatchObject({ tokenBias: new Map([[5, 1]]), badIds: [3], ignored: ['sequence_bias of several ids', 'bad_words_ids of several ids'] })
+    const longer = await read({ sequence_bias: [[[5], 1.0], [[5, 6], 2.0]], bad_words_ids: [[1, 2], [3]], no_repeat_ngram_size: 3 })
+    expect(longer).toEqual({ eosTokenIds: [], doSample: false, tokenBias: new Map([[5, 1]]), badIds: [3], noRepeatNgramSize: 3,
+      runBias: [{ ids: [5, 6], bias: 2 }, { ids: [1, 2], bias: -Infinity }] })
   })
 
   test.each([{ sequence_bias: [[[100], 1]] }, { sequence_bias: { 5: 1 } }, { sequence_bias: [[[], 1]] }, { bad_words_ids: [5] }, { bad_words_ids: [[100]] }, { suppress_tokens: ['a'] },
