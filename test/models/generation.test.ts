@@ -144,6 +144,17 @@ describe('sampling', () => {
     })
   })
 
+  test('doSample draws, by itself at temperature 1, or not, whatever else is asked', async () => {
+    const [greedy, drawn, one] = await Promise.all([
+      model.generate(story, { maxNewTokens: 24 }),
+      model.generate(story, { maxNewTokens: 24, doSample: true, seed: 3 }),
+      model.generate(story, { maxNewTokens: 24, temperature: 1, seed: 3 })
+    ])
+    expect(drawn.tokenIds).not.toEqual(greedy.tokenIds)
+    expect(drawn.tokenIds).toEqual(one.tokenIds)
+    expect((await model.generate(story, { maxNewTokens: 24, doSample: false, temperature: 2, seed: 3 })).tokenIds).toEqual(greedy.tokenIds)
+  })
+
   test('topK 1 is greedy at any temperature', async () => {
     expect((await model.generate(story, { temperature: 5, topK: 1 })).tokenIds).toEqual((await model.generate(story)).tokenIds)
   })
