@@ -22,7 +22,7 @@ export function downloadLine(terminal: Pick<NodeJS.WriteStream, 'write' | 'colum
     const { loadedBytes, totalBytes, bytesPerSecond, secondsLeft, file } = progress
     const percent = `${Math.floor((100 * loadedBytes) / totalBytes)} %`.padStart(5)
     const figures = `${percent}  ${bytes(loadedBytes, 1)} of ${bytes(totalBytes, 1)}  ${bytes(bytesPerSecond, 1)}/s  ${duration(secondsLeft)} left  ${file}`
-    terminal.write(clearLine + figures.slice(0, Math.max(20, (terminal.columns ?? 80) - 1)))
+    terminal.write(clearLine + figures.slice(0, Math.max(20, (terminal.columns || 80) - 1)))
   }
 }
 

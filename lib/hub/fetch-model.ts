@@ -106,10 +106,10 @@ class ModelFetch {
     const described = [...configFiles, ...(parts.tokenizer ? tokenizerFiles : [])].filter((name) => files.has(name))
     const small = known(parts.weights && !single ? [...described, indexFile] : described)
     const one = known(parts.weights && single ? [weightFile] : [])
-    this.#progress.expect([...small, ...one])
+    await this.#expect([...small, ...one])
     await this.#load(small, commit, folder)
     const weights = parts.weights && !single ? known(await shardNames(folder)) : one
-    this.#progress.expect(weights)
+    await this.#expect(weights)
     await this.#checkSpace(weights)
     await this.#load(weights, commit, folder)
     await rememberCommit(this.folders.root, this.revision, commit)
@@ -135,6 +135,10 @@ class ModelFetch {
       }
       return files
     })
+  }
+
+  async #expect(files: RemoteFile[]): Promise<void> {
+    for (const file of files) this.#progress.expect(file, Math.min(file.size, await this.#bytesHere(file)))
   }
 
   #known(files: Map<string, RemoteFile>, name: string): FileOfModel {
@@ -215,12 +219,11 @@ class ProgressMeter {
 
   constructor(readonly onProgress: ((progress: DownloadProgress) => void) | undefined) {}
 
-  expect(files: RemoteFile[]): void {
-    for (const { name, size } of files) {
-      if (this.#bytes.has(name)) continue
-      this.#bytes.set(name, 0)
-      this.#total += size
-    }
+  /** `bytes` of the file are here already. */
+  expect({ name, size }: RemoteFile, bytes: number): void {
+    if (this.#bytes.has(name)) return
+    this.#bytes.set(name, bytes)
+    this.#total += size
   }
 
   report({ name }: RemoteFile, bytes: number): void {

@@ -115,6 +115,19 @@ describe('a model of the hub', () => {
     expect(seen.every(({ loadedBytes, totalBytes, bytesPerSecond }) => loadedBytes <= totalBytes && bytesPerSecond >= 0)).toBe(true)
   })
 
+  test('what the cache holds counts from the beginning, whole files and parts', async () => {
+    hub.models.set('org/model', small)
+    await mkdir(path.dirname(weightBlob()), { recursive: true })
+    await writeFile(`${weightBlob()}.incomplete`, weights.subarray(0, 123_456))
+    const seen: DownloadProgress[] = []
+    await fetchModel({ onProgress: (progress) => seen.push(progress) })
+    expect(seen[0]!.loadedBytes).toBeGreaterThanOrEqual(123_456)
+    expect(seen.filter(({ loadedBytes }, index) => index > 0 && loadedBytes < seen[index - 1]!.loadedBytes)).toEqual([])
+    const again: DownloadProgress[] = []
+    await fetchModel({ onProgress: (progress) => again.push(progress) })
+    expect(again.every(({ loadedBytes, totalBytes }) => loadedBytes === totalBytes)).toBe(true)
+  })
+
   test('the token goes to the hub and nowhere else', async () => {
     hub.models.set('org/model', { ...small, token: 'hf_secret' })
     await fetchModel({ environment: environment({ token: 'hf_secret' }) })

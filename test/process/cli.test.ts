@@ -1,5 +1,6 @@
 // The command line as a user meets it: a process with arguments, pipes and an exit code.
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -219,6 +220,24 @@ test.each(['--version', '-v'])('%s prints the version of the package', async (fl
 
 test.each([['-h'], ['generate', '-h'], ['plan', '--help'], ['help']])('%s prints the usage, too', async (...args) => {
   expect((await heddle(args)).stdout).toMatch(/^Usage: heddle/)
+})
+
+const onLinux = process.platform === 'linux' ? test : test.skip
+
+onLinux('an output that cannot be written to is an error that says why', () => {
+  const full = openSync('/dev/full', 'w')
+  const { status, stderr } = spawnSync(process.execPath, [command, 'info', '--device', 'cpu'], { stdio: ['ignore', full, 'pipe'], encoding: 'utf8' })
+  closeSync(full)
+  expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringMatching(/^heddle: stdout: ENOSPC/) })
+})
+
+test('a reader that leaves early is no error', async () => {
+  const child = spawn(process.execPath, [command, 'generate', '--model', tinyModel, '--prompt', 'Once', '--ignore-eos', '--tp', '2'], { stdio: 'pipe' })
+  let stderr = ''
+  child.stderr.on('data', (data: Buffer) => { stderr += data.toString() })
+  child.stdout.once('data', () => child.stdout.destroy())
+  const code = await new Promise((resolve) => child.on('close', resolve))
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
 })
 
 describe('wrong usage: exit code 2, stdout empty', () => {
