@@ -9,6 +9,7 @@ import type { Message } from '../tokenizer/chat-template'
 import { parseFlags, readFlags } from './flags'
 import { loading } from './loading'
 import { chatFlags, loadFlags, modelFlag } from './options'
+import { printable } from './printable'
 
 const help = '/exit ends the chat, /reset forgets it, Ctrl-C stops an answer\n'
 
@@ -76,7 +77,7 @@ class ChatSession {
       }
     } catch (error) {
       if (!(error instanceof HeddleError) || error.code !== 'invalid_argument') throw error
-      process.stderr.write(`heddle: ${error.message} (/reset starts a new chat)\n`) // the conversation outgrew the context
+      process.stderr.write(`heddle: ${printable(error.message)} (/reset starts a new chat)\n`) // the conversation outgrew the context
       return
     } finally {
       this.#answering = undefined

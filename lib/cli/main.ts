@@ -11,6 +11,7 @@ import { generate } from './generate'
 import { info } from './info'
 import { chatFlags, generateFlags, jsonFlag, loadFlags, modelFlag, planFlags, promptFlags, verifyFlags } from './options'
 import { plan } from './plan'
+import { printable } from './printable'
 import { verify } from './verify'
 
 /** Of one command the flags that it does not share with another. */
@@ -77,7 +78,7 @@ async function main(args: string[]): Promise<number> {
 }
 
 function report(error: unknown): number {
-  const oneLine = messageOf(error).replace(/\s*\n\s*/g, ' ')
+  const oneLine = printable(messageOf(error))
   if (error instanceof UsageError) return write(process.stderr, `heddle: ${oneLine}\nhint: heddle --help\n`, 2)
   const code = error instanceof HeddleError ? error.code : undefined
   const isOfHub = code === 'unavailable' && /\bthe hub\b|HF_HUB_OFFLINE|cannot be downloaded/.test(oneLine)

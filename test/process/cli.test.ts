@@ -4,7 +4,7 @@ import { closeSync, openSync } from 'node:fs'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { golden, repository, tinyModel } from '../support/models'
+import { editJson, golden, repository, tinyModel, withCopy } from '../support/models'
 
 const command = path.join(repository, 'dist/cli/main.js')
 
@@ -274,6 +274,19 @@ describe('wrong usage: exit code 2, stdout empty', () => {
 })
 
 describe('errors: exit code 1, one line and a hint on stderr, stdout empty', () => {
+  test('what a model folder says cannot drive the terminal', async () => {
+    const [config, template] = ['\u001b[31m\u0007\u009b2J\u202e', "{{ raise_exception('no \u001b]0;title\u0007') }}"]
+    const escaped = '\\u001b[31m\\u0007\\u009b2J\\u202e'
+    await withCopy(golden('llama'), (copy) => editJson(`${copy}/config.json`, (json) => Object.assign(json, { model_type: config })), async (copy) => {
+      const { code, stderr } = await heddle(['info', '--model', copy])
+      expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining(`model_type ${escaped} is not supported`) })
+    })
+    await withCopy(tinyModel, (copy) => writeFile(`${copy}/chat_template.jinja`, template), async (copy) => {
+      const { code, stderr } = await heddle(['generate', '--model', copy, '--messages', '/dev/stdin'], question)
+      expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining('no \\u001b]0;title\\u0007\n') })
+    })
+  })
+
   test.each<[string, string[], RegExp, string?]>([
     ['no such folder', ['generate', '--model', './none', '--prompt', 'x', '--json'], /\[invalid_argument\].*none/],
     ['a model that is neither a folder nor on a hub that answers', ['plan', '--model', 'org/none'], /hub cannot be reached[^]*hint: a model folder works without the hub/],
