@@ -21,6 +21,7 @@ namespace {
 
 constexpr int kDotColumns = kFewRegisters ? 2 : 6;
 constexpr int64_t kStep = 2 * kLanes;  // elements of a weight row taken at a time
+constexpr int64_t kLine = 64;          // bytes that a fetch brings
 
 // Sums of four vectors, in the first four lanes.
 template <class Vector>
@@ -84,7 +85,10 @@ HWY_INLINE void dot_row(const DotTask& task, int64_t row) {
   int64_t ahead = offset;
   for (; k + kStep <= task.depth; k += kStep, ahead += task.prefetch_step) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kDotWeights; ++i) __builtin_prefetch(task.prefetch[i] + ahead);
+    for (int i = 0; i < kDotWeights; ++i) {
+      __builtin_prefetch(task.prefetch[i] + ahead);
+      if constexpr (kStep * sizeof(Stored) > kLine) __builtin_prefetch(task.prefetch[i] + ahead + kLine);
+    }
     dot_step<Weights, kColumns>(w, k, x + k, x_stride, sum);
   }
   if (k < task.depth) {
