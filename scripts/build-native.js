@@ -109,4 +109,13 @@ function buildNative(args = []) {
 }
 
 module.exports = { buildNative, jobCount }
-if (require.main === module) process.exit(buildNative(process.argv.slice(2)))
+/** What is asked on the command line; a build takes minutes, so nothing that is mistyped starts one. */
+function main(args) {
+  const known = ['--debug', '--dest', '--local']
+  const wrong = args.find((arg, index) => !known.includes(arg) && args[index - 1] !== '--dest')
+  if (wrong === undefined) return buildNative(args)
+  console.log('Usage: heddle-build [--local] [--debug] [--dest FOLDER]\nBuilds the native code of heddle from source; --local: for the GPUs of this machine.')
+  return wrong === '--help' || wrong === '-h' ? 0 : 2
+}
+
+if (require.main === module) process.exit(main(process.argv.slice(2)))

@@ -91,6 +91,19 @@ function write(stream: NodeJS.WriteStream, text: string, exitCode: number): numb
   return exitCode
 }
 
+/** A warning of the library as one line, and once where a command loads several times; others as Node has them. */
+function showWarnings(): void {
+  const shown = new Set<string>()
+  const inherited = process.listeners('warning')
+  process.removeAllListeners('warning')
+  process.on('warning', (warning) => {
+    if (warning.name !== 'HeddleWarning') return inherited.forEach((listener) => listener.call(process, warning))
+    if (!shown.has(warning.message)) process.stderr.write(`heddle: warning: ${warning.message}\n`)
+    shown.add(warning.message)
+  })
+}
+
+showWarnings()
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') process.stderr.write(`heddle: stdout: ${error.message}\n`)
   process.exit(error.code === 'EPIPE' ? 0 : 1) // the reader of a pipe left

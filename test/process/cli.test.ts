@@ -140,6 +140,12 @@ describe('generate', () => {
       expect(JSON.parse(whole.stdout)).toMatchObject({ cacheTokens: 64 })
       expect(JSON.parse(whole.stdout).ranks[1].weightBytes).toBe(JSON.parse(one.stdout).ranks[0].weightBytes)
       const explained = await heddle(['plan', '--model', tinyModel, '--tp', '2', '--tp-plan', file, '--explain'])
+      await writeFile(file, JSON.stringify({ 'layers.*': 'replicate', embed_tokens: 'replicate' }))
+      const warned = await heddle(['verify', '--model', tinyModel, '--tp', '1,2', '--tp-plan', file])
+      expect(warned).toMatchObject({ code: 0, stderr: '' }) // the head is tied to the table
+      await writeFile(file, JSON.stringify({ 'layers.*': 'replicate' }))
+      const twice = await heddle(['verify', '--model', tinyModel, '--tp', '1,2', '--tp-plan', file])
+      expect(twice).toMatchObject({ code: 0, stderr: 'heddle: warning: AutoModelForCausalLM.fromPretrained: tpPlan: no rule for "embed_tokens", which every rank holds whole; \'auto\' splits it\n' })
       expect(explained.stdout).toMatch(/model\.layers\.\*\.mlp\.up_proj\.weight +replicate/)
       await writeFile(file, JSON.stringify({ 'layers.*.mlp': 'replicate' }))
       expect((await heddle(['plan', '--model', tinyModel, '--tp', '2', '--tp-plan', file])).stdout).toMatch(/^warning: tpPlan: no rule for "layers\.\*\.self_attn\.q_proj"/m)
