@@ -4,7 +4,7 @@ import { checkFlags, checkOptions } from './checks'
 import { HeddleError, invalidArgument } from './errors'
 import { Answers } from './generation/answers'
 import type { Generation, GenerationRequest, Piece } from './generation/generation'
-import { loadModel } from './generation/load-model'
+import { emitWarnings, loadModel } from './generation/load-model'
 import type { LoadedModel, PretrainedOptions } from './generation/load-model'
 import { answerLimits, checkGenerateOptions, checkStopTokenIds } from './generation/options'
 import type { BatchOptions, GenerateOptions } from './generation/options'
@@ -49,7 +49,7 @@ export const AutoModelForCausalLM = {
    */
   async fromPretrained(nameOrFolder: string, options: PretrainedOptions = {}): Promise<CausalLM> {
     const model = await loadModel(nameOrFolder, options)
-    warnOfIgnored(nameOrFolder, model.generationConfig)
+    emitWarnings(model)
     return new CausalLM(model)
   }
 }
@@ -207,12 +207,6 @@ export class CausalLM implements AsyncDisposable {
     if (this.#closed) throw closedError(where, 'expected an open model, got a closed one')
     return this.#model.runtime
   }
-}
-
-function warnOfIgnored(name: string, { ignored = [] }: LoadedModel['generationConfig']): void {
-  if (ignored.length === 0) return
-  const text = `${name}: generation_config.json asks for what is not supported and would change the text: ${ignored.join(', ')}`
-  process.emitWarning(text, { type: 'HeddleWarning', code: 'HEDDLE_GENERATION_CONFIG' })
 }
 
 /** Whether a call gives a list, as its overloads say. */

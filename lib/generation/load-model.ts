@@ -1,5 +1,6 @@
 // From a model folder to ranks that hold it: configuration, checks, memory, weights, programs, in that order.
 // Rule: what can be refused is refused before a weight is read, and whatever fails leaves nothing behind.
+import path from 'node:path'
 import { checkFlags, checkOptions, checkPositive } from '../checks'
 import { invalidArgument } from '../errors'
 import { checkReproducible, cudaMemory, dtypes, maxGroupSize, openGroup } from '../group'
@@ -54,11 +55,18 @@ export interface PretrainedOptions extends Pick<OpenGroupOptions, 'device' | 'de
   signal?: AbortSignal
 }
 
+interface Warning {
+  text: string
+  code: 'HEDDLE_TP_PLAN' | 'HEDDLE_GENERATION_CONFIG'
+}
+
 export interface LoadedModel {
   config: ModelConfig
   generationConfig: GenerationConfig
   eosTokenIds: readonly number[]
   tokenizer?: Tokenizer
+  /** what was asked for and is not done as asked */
+  warnings: readonly Warning[]
   group: Group
   runtime: Runtime
 }
@@ -84,7 +92,19 @@ export async function loadModel(nameOrFolder: string, options: PretrainedOptions
   throwIfAborted(signal)
   const { group, runtime } = await startRanks(config, plan, checkpoint, options)
   const eosTokenIds = [generationConfig.eosTokenIds, config.eosTokenIds, tokenizer?.eosTokenIds ?? []].find((ids) => ids.length > 0) ?? []
-  return { config, generationConfig, eosTokenIds, group, runtime, ...(tokenizer && { tokenizer }) }
+  const warnings = [...plan.warnings.map((text): Warning => ({ text: `${where}: ${text}`, code: 'HEDDLE_TP_PLAN' })), ...ignoredFields(folder, generationConfig)]
+  return { config, generationConfig, eosTokenIds, group, runtime, warnings, ...(tokenizer && { tokenizer }) }
+}
+
+function ignoredFields(folder: string, { ignored = [] }: GenerationConfig): Warning[] {
+  if (ignored.length === 0) return []
+  const text = `${path.join(folder, 'generation_config.json')} asks for what is not supported and would change the text: ${ignored.join(', ')}`
+  return [{ text, code: 'HEDDLE_GENERATION_CONFIG' }]
+}
+
+/** Tells them as Node tells warnings. */
+export function emitWarnings({ warnings }: Pick<LoadedModel, 'warnings'>): void {
+  for (const { text, code } of warnings) process.emitWarning(text, { type: 'HeddleWarning', code })
 }
 
 async function startRanks(
@@ -101,7 +121,6 @@ async function startRanks(
   try {
     const decoder = new Decoder(group, config, plan)
     decoder.check(checkpoint)
-    for (const text of plan.warnings) process.emitWarning(`${where}: ${text}`, { type: 'HeddleWarning', code: 'HEDDLE_TP_PLAN' })
     const cacheTokens = group.device === 'cuda' ? planGpuCache(decoder, checkpoint, options) : planCache(decoder, checkpoint, options)
     await decoder.load(checkpoint, options)
     const runtime = await Runtime.create(decoder, cacheTokens, options.prefixReuse)

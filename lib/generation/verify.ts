@@ -3,7 +3,7 @@
 import { checkOptions } from '../checks'
 import { HeddleError, invalidArgument } from '../errors'
 import type { DType } from '../tensor'
-import { loadModel, pretrainedOptions } from './load-model'
+import { emitWarnings, loadModel, pretrainedOptions } from './load-model'
 import type { LoadedModel, PretrainedOptions } from './load-model'
 import { PromptReader } from './prompts'
 
@@ -68,6 +68,7 @@ export async function verifyTensorParallel(nameOrFolder: string, options: Verify
   if (tolerance !== undefined && !(tolerance >= 0)) throw invalidArgument(`${where}: tolerance`, 'a number from 0', tolerance)
   const [first, ...others] = sizes as number[]
   const reference = await outputsAt(nameOrFolder, first!, prompt, load)
+  emitWarnings(reference)
   const { reproducible = false } = options
   const allowed = tolerance ?? (reproducible ? 0 : tolerances[reference.dtype])
   const compared: Verification['sizes'] = []
@@ -85,6 +86,8 @@ export interface Outputs {
   vocabSize: number
   /** in the model's order; `logits` last */
   outputs: Map<string, Float32Array>
+  /** of the plan; the same at every size */
+  warnings: LoadedModel['warnings']
 }
 
 /** What every module of a model gives for a prompt at one size. */
@@ -97,7 +100,8 @@ export async function outputsAt(
   const model = await loadModel(nameOrFolder, { ...options, tpSize })
   try {
     const ids = await promptIds(model, prompt)
-    return { ids, dtype: model.group.dtype, vocabSize: model.config.vocabSize, outputs: await model.runtime.moduleOutputs(ids) }
+    const warnings = model.warnings.filter(({ code }) => code === 'HEDDLE_TP_PLAN')
+    return { ids, dtype: model.group.dtype, vocabSize: model.config.vocabSize, outputs: await model.runtime.moduleOutputs(ids), warnings }
   } finally {
     model.runtime.close(new HeddleError('closed', `${where}: done`))
     await model.group.close()

@@ -85,6 +85,16 @@ test.each([
   await expect(verifyTensorParallel(golden('llama'), { device: 'cpu', ...options } as object)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) })
 })
 
+test('what a plan does not name is told once, whatever the sizes', async () => {
+  const warned = jest.spyOn(process, 'emitWarning').mockImplementation()
+  try {
+    await verifyTensorParallel(golden('llama'), { device: 'cpu', sizes: [1, 2, 4], tpPlan: { 'layers.*': 'replicate', lm_head: 'replicate' } })
+    expect(warned.mock.calls).toEqual([[expect.stringContaining('no rule for "embed_tokens"'), { type: 'HeddleWarning', code: 'HEDDLE_TP_PLAN' }]])
+  } finally {
+    warned.mockRestore()
+  }
+})
+
 test.each([null, 5, []])('options that are %j', async (options) => {
   await expect(verifyTensorParallel(golden('llama'), options as never)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(/options: expected an object/) })
 })
