@@ -4,7 +4,6 @@
 
 #include "cpu/cpu_features.h"
 #include "cpu/experts.h"
-#include "cpu/linear_chunks.h"
 #include "cpu/logprobs.h"
 #include "cpu/memory.h"
 #include "cpu/operations.h"
@@ -41,7 +40,7 @@ void CpuBackend::linear(View x, const Tensor& weight, const LinearSpec& spec, Vi
   const LinearArgs args = {x.floats(), weight.buffer.data(), weight.dtype, y.floats(), x.rows, x.width, y.width,
                            compute_ == DType::bfloat16};
   if (spec.chunks.empty()) return cpu::linear(args, linear_scratch_);
-  cpu::linear_chunks(args, spec.chunks, {linear_scratch_, sums_scratch_}, cpu_isa());
+  cpu::linear_chunks(args, spec.chunks, linear_scratch_);
 }
 
 void CpuBackend::add_bias(View x, const Tensor& bias, View y) { cpu::add_bias(x, bias, y); }

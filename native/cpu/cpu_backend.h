@@ -54,7 +54,6 @@ class CpuBackend final : public Backend {
   RotaryCache rotary_;
   AttentionScratch attention_scratch_;
   LinearScratch linear_scratch_;
-  LinearScratch sums_scratch_;
   ExpertsScratch experts_scratch_;
 };
 

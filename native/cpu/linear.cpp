@@ -44,6 +44,16 @@ std::byte* LinearScratch::reserve(size_t bytes) {
 
 void LinearScratch::Release::operator()(std::byte* memory) const { ::operator delete(memory, kAlignment); }
 
+namespace {
+
+// What is asked for as the kernels take it.
+LinearArgs checked(const LinearArgs& args, Isa isa) {
+  check_arguments(args, isa);
+  LinearArgs call = args;
+  if (call.weight_dtype == DType::float16) call.round_inputs = false;
+  return call;
+}
+
 const LinearKernels& kernels_for(const LinearArgs& args, Isa isa) {
   if (args.round_inputs && args.weight_dtype == DType::bfloat16) {
     if (const LinearKernels* kernels = bfloat16_kernels(isa)) return *kernels;
@@ -51,11 +61,11 @@ const LinearKernels& kernels_for(const LinearArgs& args, Isa isa) {
   return highway_kernels(isa, args.weight_dtype);
 }
 
+}  // namespace
+
 void linear(const LinearArgs& args, LinearScratch& scratch, Isa isa) {
-  check_arguments(args, isa);
-  if (args.rows == 0) return;
-  LinearArgs call = args;
-  if (call.weight_dtype == DType::float16) call.round_inputs = false;
+  const LinearArgs call = checked(args, isa);
+  if (call.rows == 0) return;
   const LinearKernels& kernels = kernels_for(call, isa);
   if (call.rows <= kernels.dot_rows) {
     run_dot(call, kernels.dot, scratch);
@@ -64,6 +74,19 @@ void linear(const LinearArgs& args, LinearScratch& scratch, Isa isa) {
   }
 }
 
+void linear_chunks(const LinearArgs& args, const Chunks& chunks, LinearScratch& scratch, Isa isa) {
+  const LinearArgs call = checked(args, isa);
+  if (call.rows == 0) return;
+  const LinearKernels& kernels = kernels_for(call, isa);
+  if (call.rows <= kernels.dot_rows) {
+    run_dot_chunks(call, chunks, kernels.dot, scratch);
+  } else {
+    run_tiled_chunks(call, chunks, kernels.tile, scratch);
+  }
+}
+
 void linear(const LinearArgs& args, LinearScratch& scratch) { linear(args, scratch, cpu_isa()); }
+
+void linear_chunks(const LinearArgs& args, const Chunks& chunks, LinearScratch& scratch) { linear_chunks(args, chunks, scratch, cpu_isa()); }
 
 }  // namespace heddle::cpu

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "core/backend.h"
 #include "core/dtype.h"
 #include "cpu/cpu_features.h"
 
@@ -52,7 +53,12 @@ class LinearScratch {
 
 void linear(const LinearArgs& args, LinearScratch& scratch);
 
+// In pieces of the contraction, which have the bits that `linear` gives for each alone, added as core/sum_tree.h says. `chunks` as in
+// backend.h: not empty, kMaxChunks at most, their sum not above args.in.
+void linear_chunks(const LinearArgs& args, const Chunks& chunks, LinearScratch& scratch);
+
 // The same with a given instruction set, which must be one of supported_isas(): for tests and benchmarks.
 void linear(const LinearArgs& args, LinearScratch& scratch, Isa isa);
+void linear_chunks(const LinearArgs& args, const Chunks& chunks, LinearScratch& scratch, Isa isa);
 
 }  // namespace heddle::cpu

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/backend.h"
 #include "core/dtype.h"
 #include "cpu/linear.h"
 
@@ -111,12 +110,11 @@ const LinearKernels& highway_kernels(Isa isa, DType weight_dtype);
 // Both operands bfloat16; null where this build has none.
 const LinearKernels* bfloat16_kernels(Isa isa);
 
-// Those for such a call.
-const LinearKernels& kernels_for(const LinearArgs& args, Isa isa);
-
 void run_dot(const LinearArgs& args, const DotKernel& kernel, LinearScratch& scratch);
-// In pieces of the contraction, as linear_chunks.h says.
-void run_dot_chunks(const LinearArgs& args, const Chunks& chunks, const DotKernel& kernel, LinearScratch& scratch);
 void run_tiled(const LinearArgs& args, const TileKernel& kernel, LinearScratch& scratch);
+
+// In pieces of the contraction, as linear_chunks in linear.h says.
+void run_dot_chunks(const LinearArgs& args, const Chunks& chunks, const DotKernel& kernel, LinearScratch& scratch);
+void run_tiled_chunks(const LinearArgs& args, const Chunks& chunks, const TileKernel& kernel, LinearScratch& scratch);
 
 }  // namespace heddle::cpu

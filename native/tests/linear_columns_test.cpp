@@ -8,7 +8,6 @@
 
 #include "cpu/cpu_features.h"
 #include "cpu/linear.h"
-#include "cpu/linear_chunks.h"
 #include "tests/test.h"
 #include "tests/tree_sum.h"
 
@@ -113,9 +112,9 @@ std::vector<float> by_the_tree(const Problem& problem, const Chunks& chunks, Isa
 }
 
 std::vector<float> in_chunks(const Problem& problem, const Chunks& chunks, Isa isa) {
-  static LinearScratch kernels, sums;
+  static LinearScratch scratch;
   std::vector<float> y(static_cast<size_t>(problem.rows * problem.out), NAN);
-  linear_chunks(problem.args(y.data()), chunks, {kernels, sums}, isa);
+  linear_chunks(problem.args(y.data()), chunks, scratch, isa);
   return y;
 }
 
