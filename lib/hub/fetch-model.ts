@@ -6,25 +6,14 @@ import { HeddleError, invalidArgument, messageOf } from '../errors'
 import { isFolder } from '../files'
 import { downloadBlob, reasonOf, statusOf } from './blob-download'
 import type { RemoteFile } from './blob-download'
+import { ProgressMeter } from './download-progress'
+import type { DownloadProgress } from './download-progress'
 import { hubEnvironment } from './environment'
 import type { HubEnvironment } from './environment'
 import { HubAnswer, hubFetch } from './hub-fetch'
 import type { Fetch } from './hub-fetch'
 import { cachedCommit, checkName, linkBlob, missingFiles, rememberCommit, repositoryFolders, shardNames, snapshotFolder } from './snapshot'
 import type { RepositoryFolders } from './snapshot'
-
-export interface DownloadProgress {
-  phase: 'download'
-  /** of the files that this model needs; files that the cache had count as loaded */
-  loadedBytes: number
-  totalBytes: number
-  /** what was fetched last */
-  file: string
-  /** over the last seconds; 0 before anything came */
-  bytesPerSecond: number
-  /** at that rate; Infinity before anything came */
-  secondsLeft: number
-}
 
 export interface FetchModelOptions {
   /** a branch, a tag or a commit. Default `main` */
@@ -208,36 +197,6 @@ class ModelFetch {
         await sleep(wait ?? pause * 2 ** tries, undefined, { signal: this.options.signal }).catch(() => {})
       }
     }
-  }
-}
-
-/** Rates come from the last few seconds, so that a pause or a faster line shows soon. */
-class ProgressMeter {
-  readonly #bytes = new Map<string, number>()
-  readonly #recent: { at: number; bytes: number }[] = []
-  #total = 0
-
-  constructor(readonly onProgress: ((progress: DownloadProgress) => void) | undefined) {}
-
-  /** `bytes` of the file are here already. */
-  expect({ name, size }: RemoteFile, bytes: number): void {
-    if (this.#bytes.has(name)) return
-    this.#bytes.set(name, bytes)
-    this.#total += size
-  }
-
-  report({ name }: RemoteFile, bytes: number): void {
-    if (!this.onProgress) return
-    this.#bytes.set(name, bytes)
-    const loadedBytes = [...this.#bytes.values()].reduce((sum, one) => sum + one, 0)
-    const at = performance.now()
-    this.#recent.push({ at, bytes: loadedBytes })
-    while (this.#recent.length > 2 && at - this.#recent[0]!.at > 5000) this.#recent.shift()
-    const first = this.#recent[0]!
-    const bytesPerSecond = at > first.at ? Math.max(0, ((loadedBytes - first.bytes) / (at - first.at)) * 1000) : 0
-    const left = this.#total - loadedBytes
-    const secondsLeft = left <= 0 ? 0 : left / bytesPerSecond
-    this.onProgress({ phase: 'download', loadedBytes, totalBytes: this.#total, file: name, bytesPerSecond, secondsLeft })
   }
 }
 
