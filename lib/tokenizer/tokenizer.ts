@@ -4,6 +4,7 @@ import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import { checkFlags, checkOptions } from '../checks'
 import { HeddleError, invalidArgument, messageOf } from '../errors'
 import { isHubName, modelFolder } from '../hub/fetch-model'
+import { withWordsSpelledOut } from './byte-level-words'
 import { chatTemplateOf, specialTokensOf } from './chat-template'
 import type { ChatTemplate, ChatTemplateOptions, Message } from './chat-template'
 import { createStreamDecoder } from './stream-decoder'
@@ -175,7 +176,10 @@ function checkFlagOptions(where: string, options: object, known: readonly string
 
 function openLibrary({ tokenizer, tokenizerPath, config }: TokenizerFiles): Library {
   try {
-    const library = new (HuggingFaceTokenizer as unknown as LibraryConstructor)(tokenizer, { ...config, ...specialTokensOf(config) })
+    const library = new (HuggingFaceTokenizer as unknown as LibraryConstructor)(withWordsSpelledOut(tokenizer), {
+      ...config,
+      ...specialTokensOf(config)
+    })
     const split = wordSplitterFor(tokenizer.model, tokenizer.pre_tokenizer)
     const preTokenize = library.pre_tokenizer
     if (split) library.pre_tokenizer = (text, options) => (preTokenize ? preTokenize(text, options) : [text]).flatMap(split)

@@ -75,6 +75,30 @@ export function wordPieceTokenizer(): Record<string, unknown> {
   }
 }
 
+/** The letters that stand for bytes in GPT-2's vocabulary: printable ones for themselves, the others from U+0100 on. */
+function byteLetters(): string[] {
+  const printable = (byte: number): boolean => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173)
+  let others = 0
+  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printable(byte) ? byte : 256 + others++))
+}
+
+/** A small tokenizer built like that of GPT-2: one pre-tokenizer splits into words and writes bytes as letters. */
+export function gpt2StyleTokenizer(): Record<string, unknown> {
+  const own = ['Ġ Ġ', 'Ġ ï', 'Ġ Â', 't h', 'th e', 'Ġ the', "' s", '1 2']
+  return {
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
+    post_processor: null,
+    decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
+    model: {
+      type: 'BPE',
+      vocab: Object.fromEntries([...byteLetters(), ...own.map((merge) => merge.replace(' ', ''))].map((token, id) => [token, id])),
+      merges: own
+    }
+  }
+}
+
 /** Numbers from 0 up to but not including `limit`, the same on every run. */
 export function randomNumbers(seed: number): (limit: number) => number {
   let state = seed

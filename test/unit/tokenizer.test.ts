@@ -2,7 +2,7 @@
 import { AutoTokenizer } from '../../lib/tokenizer/tokenizer'
 import type { Tokenizer } from '../../lib/tokenizer/tokenizer'
 import golden from '../golden/heddle-tiny.json'
-import { llama2StyleTokenizer, makeFolder, randomNumbers, removeFolder, tinyFolder } from '../support/tokenizer-folders'
+import { gpt2StyleTokenizer, llama2StyleTokenizer, makeFolder, randomNumbers, removeFolder, tinyFolder } from '../support/tokenizer-folders'
 
 describe('heddle-tiny', () => {
   let tokenizer: Tokenizer
@@ -114,6 +114,25 @@ describe('heddle-tiny', () => {
 
   test('takes lone surrogates as U+FFFD', () => {
     expect(tokenizer.decode(tokenizer.encode('a\ud83db'))).toBe('a\ufffdb')
+  })
+})
+
+describe('a tokenizer in the style of GPT-2', () => {
+  // ids of tokenizers 0.23.3; U+FEFF is no white space, U+0085 is some
+  test.each([
+    ["the  the's 12 121", [260, 32, 261, 262, 32, 263, 32, 263, 49]],
+    ['  \ufeff<', [32, 257, 187, 191, 60]],
+    ['a \u0085b', [97, 32, 194, 133, 98]],
+    ['  \u0085x', [256, 194, 133, 120]],
+    ['\ufeff\ufeff the', [239, 187, 191, 239, 187, 191, 261]],
+    [' \u00a0 the\u2003 the', [258, 160, 261, 226, 128, 131, 261]],
+    ['\n\n the\n', [10, 10, 261, 10]]
+  ])('%j', async (text, ids) => {
+    const folder = makeFolder({ 'tokenizer.json': gpt2StyleTokenizer() })
+    const tokenizer = await AutoTokenizer.fromPretrained(folder)
+    removeFolder(folder)
+    expect(tokenizer.encode(text)).toEqual(ids)
+    expect(tokenizer.decode(ids)).toBe(text)
   })
 })
 
