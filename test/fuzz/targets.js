@@ -61,6 +61,12 @@ function makeTargets(folder) {
   const empty = path.join(folder, 'tokenizer')
   fs.mkdirSync(empty, { recursive: true })
 
+  const everyField = {
+    eos_token_id: [1, 2], do_sample: true, temperature: 0.6, top_k: 20, top_p: 0.95, min_p: 0.1, repetition_penalty: 1.05, max_new_tokens: 20, max_length: 40,
+    min_new_tokens: 1, min_length: 4, stop_strings: ['a', 'b'], sequence_bias: [[[5], -2.5], [[6, 7], 3]], suppress_tokens: [7, -1, 100], bad_words_ids: [[8], [8, 9]],
+    begin_suppress_tokens: [9], forced_eos_token_id: 2, no_repeat_ngram_size: 3, num_beams: 4, typical_p: 0.9
+  }
+
   return {
     async header(random) {
       const { start, dataBytes } = mutateSafetensors(random, pick(random, weights))
@@ -76,8 +82,8 @@ function makeTargets(folder) {
 
     async generation(random) {
       const copy = workshop.copy(pick(random, cases))
-      const bytes = mutateJson(random, fs.readFileSync(path.join(copy, 'generation_config.json'), 'utf8'))
-      return workshop.with(copy, 'generation_config.json', bytes, () => readGenerationConfig(copy))
+      const source = pick(random, [fs.readFileSync(path.join(copy, 'generation_config.json'), 'utf8'), JSON.stringify(everyField)])
+      return workshop.with(copy, 'generation_config.json', mutateJson(random, source), () => readGenerationConfig(copy, 320))
     },
 
     async index(random) {
