@@ -60,6 +60,7 @@ class Device {
 
   MatmulLibrary* matmul = nullptr;                    // null: no cuBLASLt; not owned
   PromptLibrary* prompts = nullptr;                   // null: own kernels alone; not owned
+  bool reproducible = false;                          // no result may depend on how many columns or heads this rank has
 
  private:
   int ordinal_;

@@ -12,6 +12,7 @@ namespace heddle::cuda {
 namespace {
 
 constexpr int64_t kRowsAtOnce = 512;                  // of the grouped way: bounds the memory for the terms of a sum
+constexpr int64_t kRowsAtOnceInPieces = 64;           // the same at every size of a group, however many pieces a rank has
 
 size_t aligned_up(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
@@ -56,7 +57,8 @@ void take_memory(ExpertsWork& work, bool single, bool grouped, Memory& memory) {
   const size_t inner_bytes = pairs * static_cast<size_t>(work.inner) * (single ? 4 : 2);
   work.inner_values = memory.take<unsigned char>(inner_bytes);
   if (!grouped) return;
-  work.parts = memory.take<float>(pairs * static_cast<size_t>(work.width));
+  const auto pieces = static_cast<size_t>(work.splits_experts ? 1 : work.chunks.count);
+  work.parts = memory.take<float>(pieces * pairs * static_cast<size_t>(work.width));
   work.counts = memory.take<int32_t>(static_cast<size_t>(work.experts));
   work.pairs = memory.take<int32_t>(static_cast<size_t>(work.experts) * static_cast<size_t>(work.rows));
 }
@@ -76,9 +78,16 @@ ExpertsWork work_of(const ExpertsCall& call, View x) {
   work.routing_width = static_cast<int>(call.routing.width);
   work.experts = static_cast<int>(call.down->rows() / call.y.width);
   work.kind = call.spec->activation;
+  work.splits_experts = !call.spec->expert_chunks.empty();
+  work.chunks = work.splits_experts ? chunk_table(call.spec->expert_chunks, work.experts, "experts")
+                                    : chunk_table(call.spec->chunks, work.inner, "experts");
   // rows of 8 elements are 16 bytes in every type
   work.aligned = work.width % 8 == 0 && work.inner % 8 == 0 && is_aligned(work.x) && is_aligned(work.gate_up) && is_aligned(work.down);
   return work;
+}
+
+bool in_pieces(const Device& device, const ExpertsSpec& spec) {
+  return device.reproducible || !spec.chunks.empty() || !spec.expert_chunks.empty();
 }
 
 void run(const Device& device, const ExpertsCall& call) {
@@ -90,6 +99,7 @@ void run(const Device& device, const ExpertsCall& call) {
   memory.place(device.scratch(Scratch::experts, memory.used()));
   take_memory(work, single, grouped, memory);
   const ExpertsTypes types = {call.gate_up->dtype, call.down->dtype, single};
+  if (in_pieces(device, *call.spec)) return experts_chunks(device, work, types);
   grouped ? experts_grouped(device, work, types) : experts_few(device, work, types);
 }
 
@@ -99,8 +109,9 @@ void experts(const Device& device, const ExpertsCall& call) {
   if (call.routing.dtype != DType::float32) {
     throw Error(ErrorCode::invalid_argument, std::string("experts: expected a float32 routing, got ") + name_of(call.routing.dtype));
   }
-  for (int64_t first = 0; first < call.y.rows; first += kRowsAtOnce) {
-    const int64_t count = std::min(kRowsAtOnce, call.y.rows - first);
+  const int64_t at_once = in_pieces(device, *call.spec) ? kRowsAtOnceInPieces : kRowsAtOnce;
+  for (int64_t first = 0; first < call.y.rows; first += at_once) {
+    const int64_t count = std::min(at_once, call.y.rows - first);
     ExpertsCall part = call;
     part.x = rows_of(call.x, first, count);
     part.routing = rows_of(call.routing, first, count);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/backend.h"
+#include "cuda/chunks.h"
 #include "cuda/device.h"
 
 namespace heddle::cuda {
@@ -18,7 +19,7 @@ struct ExpertsCall {
   bool exact = false;                                 // as in LinearCall
 };
 
-// x and y are of any dtype; products are as those of `linear`. Throws invalid_argument for a routing that is not float32, device_failed.
+// x and y are of any dtype; products are as those of `linear`, and like them in a reproducible group, or where the spec has pieces. Throws invalid_argument for a routing that is not float32, device_failed.
 void experts(const Device& device, const ExpertsCall& call);
 
 // What the kernels behind `experts` get. A pair is a row and one of its experts: number row * per_token + place among the row's experts.
@@ -31,11 +32,13 @@ struct ExpertsWork {
   void* y;
   int32_t* counts;                                    // [experts] pairs of each
   int32_t* pairs;                                     // [experts, rows]
-  float* parts;                                       // [pairs, width] terms of y
+  float* parts;                                       // [pieces of the inner width, pairs, width] terms of y
   int rows, per_token, width, inner;
   int routing_width, experts;
   DType y_dtype;
   Activation kind;
+  ChunkTable chunks;                                  // of the inner width, or of the experts
+  bool splits_experts;                                // chunks are of the experts
   bool aligned;                                       // rows of x, inner values and weights begin at multiples of 16 bytes
 };
 
@@ -51,5 +54,10 @@ void experts_few(const Device& device, const ExpertsWork& work, const ExpertsTyp
 
 // Pairs are gathered by expert, and tiles of them multiplied: each expert's weights are read once for 64 of its pairs.
 void experts_grouped(const Device& device, const ExpertsWork& work, const ExpertsTypes& types);
+// The pairs of each expert into work.pairs and work.counts.
+void list_pairs(const Device& device, const ExpertsWork& work);
+
+// In pieces: both ways, chosen by the number of rows.
+void experts_chunks(const Device& device, const ExpertsWork& work, const ExpertsTypes& types);
 
 }  // namespace heddle::cuda

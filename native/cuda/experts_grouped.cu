@@ -223,8 +223,12 @@ void multiply_tiles(const Device& device, const ExpertsWork& work, DType weight,
 
 }  // namespace
 
-void experts_grouped(const Device& device, const ExpertsWork& work, const ExpertsTypes& types) {
+void list_pairs(const Device& device, const ExpertsWork& work) {
   launch("experts", spec(device, dim3(static_cast<unsigned>(work.experts)), kListThreads), list_kernel, work);
+}
+
+void experts_grouped(const Device& device, const ExpertsWork& work, const ExpertsTypes& types) {
+  list_pairs(device, work);
   multiply_tiles<2>(device, work, types.gate_up, types.single);
   multiply_tiles<1>(device, work, types.down, types.single);
   with_type(work.y_dtype, [&](auto y) {

@@ -87,6 +87,7 @@ View linear_input(const Device& device, const LinearCall& call) {
 
 bool can_fold(const LinearCall& call) {
   if (call.activation && call.gated) return false;
+  if (call.gated && chunks_of(call).size() > 1) return false;
   if (call.x.rows <= kSmallRows) return true;
   const bool single = call.y.dtype == DType::float32 && (!call.residual.data || call.residual.dtype == DType::float32);
   const bool more = call.norm_weight || call.activation || call.gated;
@@ -96,6 +97,7 @@ bool can_fold(const LinearCall& call) {
 void linear(const Device& device, const LinearCall& call) {
   expect_shapes(call);
   if (call.x.rows == 0) return;
+  if (device.reproducible || !chunks_of(call).empty()) return linear_chunks(device, with_input(device, call));
   call.x.rows <= kSmallRows ? few_rows(device, call) : many_rows(device, call);
 }
 

@@ -24,14 +24,21 @@ struct LinearCall {
   std::optional<Activation> gated;                    // the sum is [gate | up]: y = kind(gate) * up
   View residual;                                      // data null: none; added last; may be the memory of y
   bool exact = false;                                 // float32 groups: x is never rounded, 16-bit weights are widened
+  const Chunks* chunks = nullptr;                     // null: none; see Chunks
 };
+
+inline const Chunks& chunks_of(const LinearCall& call) {
+  static const Chunks none;
+  return call.chunks ? *call.chunks : none;
+}
 
 // True where `linear` can run this call as it is: a plain product always, with folds for up to kSmallRows rows.
 bool can_fold(const LinearCall& call);
 
 // x, y and the residual are of any dtype. With 16-bit weights x (normalised, if so asked) is rounded to their dtype first, unless the
 // call is exact; with float32 weights it is not. Sums are float32.
-// Throws invalid_argument for a call that can_fold refuses, device_failed.
+// With chunks, or where the device is of a reproducible group, an element of y depends neither on the number of columns nor on its place
+// among them. Throws invalid_argument for a call that can_fold refuses, device_failed.
 void linear(const Device& device, const LinearCall& call);
 
 }  // namespace heddle::cuda

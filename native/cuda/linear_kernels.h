@@ -30,6 +30,10 @@ void linear_mma(const Device& device, const LinearCall& call);
 // Tiles of float32 arithmetic: any number of rows, any dtypes, any alignment; everything but the norm folds.
 void linear_plain(const Device& device, const LinearCall& call);
 
+// In pieces whose sums are added as a tree, for groups whose results do not depend on their size: any number of rows, any dtypes, any
+// alignment; everything but the norm folds, a gate where there is one piece.
+void linear_chunks(const Device& device, const LinearCall& call);
+
 // The last step of a product whose `parts` sums of [rows, out] float32 lie one after another: adds them up and folds in the rest.
 void linear_finish(const Device& device, const LinearCall& call, const float* sums, int parts);
 
