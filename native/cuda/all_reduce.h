@@ -85,6 +85,8 @@ struct Parts {
 void reduce_scatter(const Device& device, const Peers& peers, const void* x, const Parts& parts, View y);
 // x to rank `to`, and y from rank `from`; flat, of one size on every rank.
 void send_receive(const Device& device, const Peers& peers, View x, int to, View y, int from);
+// y := the sum of `ranks` parts of its size and type, one behind the other, in fp32 and in the order of core/sum_tree.h.
+void tree_sum(const Device& device, const void* parts, int ranks, View y);
 // `bytes` of every rank into all [size * bytes]; of `mine` only `mine_bytes` are read.
 void gather_bytes(const Device& device, const Peers& peers, const void* mine, size_t mine_bytes, size_t bytes, void* all);
 // y[row] = part 0 [row] | part 1 [row] | …, from parts of `part_bytes` each, part r being [rows, widths[r]].

@@ -132,7 +132,7 @@ void LocalDeviceCommunicator::all_reduce(View x) {
   if (size() == 1) return;
   const size_t bytes = bytes_of(x);
   if (bytes <= kOneShotBytes) return together([&] { all_reduce_one_shot(device(), peers_, x, {}); });
-  if (large_ && bytes >= kLargeBytes) return large_->all_reduce(x);
+  if (large_ && !options_.reproducible && bytes >= kLargeBytes) return large_->all_reduce(x);
   together([&] { all_reduce_two_shot(device(), peers_, x); });
 }
 
@@ -152,7 +152,7 @@ void LocalDeviceCommunicator::all_gather(View x, const std::vector<int64_t>& wid
 
 void LocalDeviceCommunicator::reduce_scatter(View x, const std::vector<int64_t>& widths, View y) {
   if (size() == 1) return copy_bytes(device(), x.data, bytes_of(x), y.data);
-  if (large_ && bytes_of(x) >= kLargeBytes) return large_->reduce_scatter(x, widths, y);
+  if (large_ && !options_.reproducible && bytes_of(x) >= kLargeBytes) return large_->reduce_scatter(x, widths, y);
   Parts parts;
   const void* data = x.data;
   if (x.rows == 1) {

@@ -15,6 +15,7 @@ namespace heddle::cuda {
 
 struct LocalDeviceOptions {
   std::chrono::milliseconds timeout = kCollectiveTimeout;  // of one wait in a kernel; then `timeout`, naming the rank that is missing
+  bool reproducible = false;                          // sums are always added here, in the order of core/sum_tree.h
 };
 
 // What the ranks share.

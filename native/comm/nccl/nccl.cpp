@@ -36,6 +36,9 @@ int type_of(DType dtype) {
 // Calls only submit. One that takes so long is stuck.
 constexpr std::chrono::milliseconds kLongestCall{1000};
 
+// Of all ranks' parts at once, where they are gathered to be added.
+constexpr size_t kGatheredBytes = size_t{64} << 20;
+
 // From here on symmetric windows; before, and where a window fails, memory can be registered on each rank for itself.
 constexpr int kWindowVersion = 22703;
 
@@ -45,8 +48,8 @@ void release_memory(void* data, size_t) { (void)memory_library.load()->ncclMemFr
 
 class Nccl final : public cuda::DeviceCommunicator {
  public:
-  Nccl(const NcclTable& table, std::shared_ptr<Communicator> host, const NcclNote& note)
-      : table_(table), host_(std::move(host)), note_(note) {}
+  Nccl(const NcclTable& table, std::shared_ptr<Communicator> host, const NcclNote& note, bool reproducible)
+      : table_(table), host_(std::move(host)), note_(note), reproducible_(reproducible) {}
   ~Nccl() override { end(); }
 
   int rank() const override { return host_->rank(); }
@@ -74,6 +77,7 @@ class Nccl final : public cuda::DeviceCommunicator {
 
   void all_reduce(View x) override {
     if (size() == 1) return;
+    if (reproducible_) return add_gathered(x);
     const auto count = static_cast<size_t>(x.rows * x.width);
     call("all-reduce", [&](nvabi::NcclComm handle) {
       return table_.ncclAllReduce(x.data, x.data, count, type_of(x.dtype), nvabi::ncclSum, handle, device().stream());
@@ -290,6 +294,20 @@ class Nccl final : public cuda::DeviceCommunicator {
                                                  "; use communicator 'local' for ranks that share a GPU");
   }
 
+  // Gathered as bits, some at a time, and added on the device.
+  void add_gathered(View x) {
+    const auto ranks = static_cast<size_t>(size());
+    const auto at_once = static_cast<int64_t>(kGatheredBytes / ranks / size_of(x.dtype));
+    const int64_t count = x.rows * x.width;
+    for (int64_t first = 0; first < count; first += at_once) {
+      View part{static_cast<char*>(x.data) + static_cast<size_t>(first) * size_of(x.dtype), x.dtype, 1, std::min(at_once, count - first)};
+      const size_t bytes = static_cast<size_t>(part.width) * size_of(x.dtype);
+      void* parts = device().scratch(cuda::Scratch::gather, ranks * bytes);
+      gather(part.data, bytes, parts);
+      cuda::tree_sum(device(), parts, size(), part);
+    }
+  }
+
   void scatter_sums(const void* x, void* y, size_t count, DType dtype) {
     call("reduce-scatter", [&](nvabi::NcclComm handle) {
       return table_.ncclReduceScatter(x, y, count, type_of(dtype), nvabi::ncclSum, handle, device().stream());
@@ -324,6 +342,7 @@ class Nccl final : public cuda::DeviceCommunicator {
   const NcclTable& table_;
   std::shared_ptr<Communicator> host_;
   const NcclNote note_;
+  const bool reproducible_;
   const Device* device_ = nullptr;
   std::set<const void*> windows_fit_;                 // of ncclMemAlloc
   std::map<const void*, Registration> registrations_;
@@ -337,9 +356,9 @@ class Nccl final : public cuda::DeviceCommunicator {
 }  // namespace
 
 std::vector<std::unique_ptr<cuda::DeviceCommunicator>> create_nccl(const NcclTable& table, std::vector<std::shared_ptr<Communicator>> host,
-                                                                   const NcclNote& note) {
+                                                                   const NcclNote& note, bool reproducible) {
   std::vector<std::unique_ptr<cuda::DeviceCommunicator>> made;
-  for (auto& communicator : host) made.push_back(std::make_unique<Nccl>(table, std::move(communicator), note));
+  for (auto& communicator : host) made.push_back(std::make_unique<Nccl>(table, std::move(communicator), note, reproducible));
   return made;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "../tree_sum.h"
 #include "rank_threads.h"
 
 namespace heddle::test {
@@ -14,22 +15,17 @@ inline std::vector<float> values_of(int rank, int64_t count, DType dtype, uint64
   return as_held(random.uniform_vector(static_cast<size_t>(count)), dtype);
 }
 
-// The sum of `parts` from `begin` to `end` as a tree that is written out: the greatest power of two below their number, then the rest.
-inline std::vector<float> tree_of(const std::vector<std::vector<float>>& parts, size_t begin, size_t end) {
-  if (end - begin == 1) return parts[begin];
-  size_t first = 1;
-  while (2 * first < end - begin) first *= 2;
-  std::vector<float> sum = tree_of(parts, begin, begin + first);
-  const std::vector<float> second = tree_of(parts, begin + first, end);
-  for (size_t i = 0; i < sum.size(); ++i) sum[i] += second[i];
-  return sum;
-}
-
 // In float32 and in the order of the tree: the bits that every rank must get, before they are rounded.
 inline std::vector<float> sum_of(int size, int64_t count, DType dtype, uint64_t seed) {
   std::vector<std::vector<float>> parts;
   for (int rank = 0; rank < size; ++rank) parts.push_back(values_of(rank, count, dtype, seed));
-  return tree_of(parts, 0, parts.size());
+  std::vector<float> sum(static_cast<size_t>(count));
+  std::vector<float> terms(parts.size());
+  for (size_t i = 0; i < sum.size(); ++i) {
+    for (size_t rank = 0; rank < parts.size(); ++rank) terms[rank] = parts[rank][i];
+    sum[i] = tree_sum(terms);
+  }
+  return sum;
 }
 
 inline void check_equal(const std::vector<float>& actual, const std::vector<float>& expected, const std::string& what) {

@@ -252,5 +252,33 @@ HEDDLE_TEST(collectives_of_parts_over_nccl) {
   });
 }
 
+// NCCL moves the bits of the parts, which are added as a tree: as many as are gathered at once, and more.
+HEDDLE_TEST(collectives_over_nccl_of_a_reproducible_group_add_in_the_order_of_a_tree) {
+  const Gpus gpus;
+  const std::vector<int> ordinals = gpus.ordinals();
+  std::string text;
+  const auto table = cuda::load_nccl({}, text);
+#if defined(HEDDLE_CUDA_EMULATED)
+  if (!std::getenv("HEDDLE_NCCL_LIB")) return;        // not started by scripts/native-tests.js
+#endif
+  if (!table || ordinals.size() < 2) return;
+  const auto size = static_cast<int>(ordinals.size());
+  DeviceCommunicators communicators = comm::create_nccl(*table, host_communicators(size), {}, true);
+  on_ranks(communicators, ordinals, [&](const Device& device, DeviceCommunicator& communicator) {
+    for (const DType dtype : kTypes) {
+      for (const int64_t count : {1, 1001, 70000}) {
+        const DeviceMatrix x(device, Matrix(1, count, values_of(communicator.rank(), count, dtype, 3)), dtype);
+        communicator.all_reduce(x.view());
+        check_equal(x.read(), as_held(sum_of(size, count, dtype, 3), dtype), "all_reduce over NCCL");
+      }
+    }
+    const int64_t many = (int64_t{64} << 20) / 4 / size + 77;  // in two turns
+    const DeviceMatrix x(device, Matrix(1, many, values_of(communicator.rank(), many, DType::float32, 4)));
+    communicator.all_reduce(x.view());
+    check_equal(x.read(), sum_of(size, many, DType::float32, 4), "all_reduce of much over NCCL");
+    communicator.expect_healthy();
+  });
+}
+
 }  // namespace
 }  // namespace heddle::test
