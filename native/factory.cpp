@@ -34,7 +34,6 @@ void expect_success(int code, const std::string& text) {
 }
 
 GroupParts cuda_parts(const GroupOptions& options, GroupPlacement& placement) {
-  if (options.reproducible) throw Error(ErrorCode::unavailable, "openGroup: reproducible: expected ranks on the CPU, got ranks on GPUs");
   const BackendFunctions& cuda = cuda_functions(options.cuda, "openGroup");
   HostCommunicators host;
   for (auto& communicator : comm::create_local(options.size, {options.collective_timeout})) host.push_back(std::move(communicator));

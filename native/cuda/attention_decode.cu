@@ -308,10 +308,11 @@ void launch_decode(const Device& device, const AttentionParameters& p, const Ste
          decode_kernel<T, HeadDim, Exact>, p, plan);
 }
 
-// Queries of a float32 group keep their precision however many heads there are.
+// Queries of a float32 group keep their precision however many heads there are; and those of a reproducible one, where a head that has been
+// parted from its neighbours must be computed as it is among them.
 template <class T, int HeadDim>
 void launch_decode(const Device& device, const AttentionParameters& p, const StepShape& shape) {
-  if (widest_group(p) <= kExactRows || p.y_dtype == DType::float32) {
+  if (widest_group(p) <= kExactRows || p.y_dtype == DType::float32 || device.reproducible) {
     launch_decode<T, HeadDim, true>(device, p, shape);
   } else {
     launch_decode<T, HeadDim, false>(device, p, shape);

@@ -6,6 +6,8 @@ namespace heddle::cuda {
 
 namespace {
 
+constexpr int64_t kUsualHeads = 4;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -16,7 +18,9 @@ SplitPlan plan_split(const Device& device, const AttentionParameters& p, const S
   plan.chunks = static_cast<int32_t>(std::max<int64_t>(1, ceil_div(widest_group(p), rows)));
   plan.width = static_cast<int32_t>(ceil_div(p.head_dim, 4) * 4);
   const int64_t units = shape.sequences * p.kv_head_count * plan.chunks;
-  plan.splits = static_cast<int32_t>(std::clamp<int64_t>(ceil_div(2 * device.sm_count(), units), 1, kMaxSplits));
+  // As if every rank had a few KV heads: in a reproducible group the parts, which the sums follow, may not depend on how many it has.
+  const int64_t shared_units = device.reproducible ? shape.sequences * kUsualHeads : units;
+  plan.splits = static_cast<int32_t>(std::clamp<int64_t>(ceil_div(2 * device.sm_count(), shared_units), 1, kMaxSplits));
   if (plan.splits == 1) return plan;
   const auto results = static_cast<size_t>(units * plan.splits * rows);
   const size_t stats_bytes = results * sizeof(float2);  // first: rows of `partial` then stay aligned to 16 bytes where rows is even

@@ -26,17 +26,20 @@ bool runs_node_by_node() {
 
 }  // namespace
 
-std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt) {
-  return std::make_unique<CudaBackend>(ordinal, rank, dtype, communicator, cublaslt);
+std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt,
+                                        bool reproducible) {
+  return std::make_unique<CudaBackend>(ordinal, rank, dtype, communicator, cublaslt, reproducible);
 }
 
-CudaBackend::CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt)
+CudaBackend::CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt,
+                         bool reproducible)
     : device_(ordinal, rank), dtype_(dtype), communicator_(communicator),
-      matmul_(cublaslt ? std::make_unique<MatmulLibrary>(*cublaslt, device_, cache_folder()) : nullptr),
-      prompts_(dtype == DType::float32 ? nullptr : create_cudnn(device_)), staging_(device_), slots_(device_),
+      matmul_(cublaslt && !reproducible ? std::make_unique<MatmulLibrary>(*cublaslt, device_, cache_folder()) : nullptr),
+      prompts_(dtype == DType::float32 || reproducible ? nullptr : create_cudnn(device_)), staging_(device_), slots_(device_),
       state_(device_, slots_, 1, 1) {
   device_.matmul = matmul_.get();
   device_.prompts = prompts_.get();
+  device_.reproducible = reproducible;
   communicator_.attach(device_);
   communicator_.lockstep(runs_node_by_node());          // executors do that for each step
 }
@@ -91,12 +94,13 @@ void CudaBackend::embed(const StepView&, const Tensor& weight, const EmbedSpec& 
   cuda::embed(device_, step_, weight, spec, y);
 }
 
-void CudaBackend::linear(View x, const Tensor& weight, const LinearSpec&, View y) {
+void CudaBackend::linear(View x, const Tensor& weight, const LinearSpec& spec, View y) {
   LinearCall call;
   call.x = x;
   call.weight = &weight;
   call.y = y;
   call.exact = dtype_ == DType::float32;
+  call.chunks = &spec.chunks;
   cuda::linear(device_, call);
 }
 

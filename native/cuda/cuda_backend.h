@@ -16,12 +16,15 @@
 namespace heddle::cuda {
 
 // On the rank's thread; attaches the communicator, so all ranks must make theirs. `dtype`: of the group. `cublaslt` may be null, for
-// tests. Throws unavailable, device_failed, out_of_memory.
-std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt);
+// tests. `reproducible`: no result depends on how many columns or heads this rank has, or on their places; no library's kernels run, since
+// they choose by shape. Throws unavailable, device_failed, out_of_memory.
+std::unique_ptr<Backend> create_backend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt,
+                                        bool reproducible = false);
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt);
+  CudaBackend(int ordinal, int rank, DType dtype, DeviceCommunicator& communicator, const LtTable* cublaslt,
+              bool reproducible = false);
   ~CudaBackend() override;
 
   std::string description() const override;

@@ -1,4 +1,4 @@
-// y[t] = the row of token or position t, scaled; zeros where another rank has it.
+// y[t] = the row of token or position t, scaled; zeros where another rank has it. Zeros are +0, as they are where ranks are summed.
 #include "cuda/operations.h"
 #include "cuda/row_kernels.cuh"
 
@@ -20,7 +20,10 @@ __global__ void embed_kernel(DeviceStep step, const W* weight, EmbedSpec spec, i
     float values[n.value] = {};
     if (mine) load(weight + i, values);
 #pragma unroll
-    for (int k = 0; k < n.value; ++k) values[k] *= spec.scale;
+    for (int k = 0; k < n.value; ++k) {
+      values[k] *= spec.scale;
+      if (values[k] == 0.0f) values[k] = 0.0f;
+    }
     store(y + i, values);
   });
 }

@@ -29,11 +29,11 @@ Machine look_at(const std::vector<int>& devices, bool needs_nccl) {
   return machine;
 }
 
-Ranks create_communicators(const CommunicatorPlan& plan, const HostCommunicators& host, std::chrono::milliseconds timeout) {
+Ranks create_communicators(const CommunicatorPlan& plan, const HostCommunicators& host, const RankOptions& options) {
   std::string why_not;
   Ranks large;
-  if (plan.nccl) large = comm::create_nccl(*nccl(why_not), host, note_nccl);
-  return plan.local ? create_local(host, std::move(large), {timeout}) : std::move(large);
+  if (plan.nccl) large = comm::create_nccl(*nccl(why_not), host, note_nccl, options.reproducible);
+  return plan.local ? create_local(host, std::move(large), {options.collective_timeout, options.reproducible}) : std::move(large);
 }
 
 // NCCL is not opened where it cannot be of use.
@@ -49,13 +49,13 @@ OpenedRanks open(const RankOptions& options, const HostCommunicators& host) {
   const CommunicatorPlan plan = choose_communicator(options.communicator, opened.devices, machine);
   opened.communicator = plan.text();
   std::vector<DeviceCommunicator*> communicators;
-  for (std::unique_ptr<DeviceCommunicator>& communicator : create_communicators(plan, host, options.collective_timeout)) {
+  for (std::unique_ptr<DeviceCommunicator>& communicator : create_communicators(plan, host, options)) {
     communicators.push_back(communicator.get());
     opened.communicators.push_back(std::move(communicator));
   }
-  opened.create_backend = [devices = opened.devices, communicators, dtype = options.dtype](int rank) {
+  opened.create_backend = [devices = opened.devices, communicators, dtype = options.dtype, reproducible = options.reproducible](int rank) {
     const auto index = static_cast<size_t>(rank);
-    return create_backend(devices[index], rank, dtype, *communicators[index], cublaslt());
+    return create_backend(devices[index], rank, dtype, *communicators[index], cublaslt(), reproducible);
   };
   return opened;
 }

@@ -16,8 +16,6 @@ bool passes_on(Op op) {
   return op == Op::all_reduce || op == Op::all_gather || op == Op::add_bias || op == Op::slice || op == Op::last_rows;
 }
 
-bool reads_float32(Op op) { return op == Op::add || op == Op::route || op == Op::sample || op == Op::output; }
-
 class Scheduler {
  public:
   Scheduler(const ProgramPlan& program, const ScheduleOptions& options)
@@ -59,9 +57,19 @@ class Scheduler {
     const std::vector<bool> wanted = float32_wanted();
     for (int32_t i = 0; i < count_; ++i) {
       const Op op = node(i).op;
-      const bool single = op == Op::input || op == Op::add || op == Op::route || wanted[at(i)];
+      const bool single = op == Op::input || op == Op::add || op == Op::route || wanted[at(i)] || is_part(node(i));
       schedule_.places[at(i)].dtype = passes_on(op) ? dtype(inputs(i)[0]) : single ? DType::float32 : options_.dtype;
     }
+  }
+
+  bool reads_float32(Op op) const {
+    return op == Op::add || op == Op::route || op == Op::sample || op == Op::output || (options_.reproducible && op == Op::all_reduce);
+  }
+
+  // What ranks add up where there are several; in a group of one, where nothing is recorded behind it, it must be as wide.
+  bool is_part(const CompiledNode& made) const {
+    if (!options_.reproducible) return false;
+    return made.op == Op::embed || !made.linear.chunks.empty() || !made.experts.chunks.empty() || !made.experts.expert_chunks.empty();
   }
 
   std::vector<bool> float32_wanted() const {
@@ -96,7 +104,7 @@ class Scheduler {
 
   bool can_wait(int32_t index) const {
     const std::vector<int32_t>& readers = readers_[at(index)];
-    return options_.fuse && node(index).op == Op::rms_norm && !readers.empty() &&
+    return options_.fuse && !options_.reproducible && node(index).op == Op::rms_norm && !readers.empty() &&
            std::all_of(readers.begin(), readers.end(), [&](int32_t reader) { return node(reader).op == Op::linear; });
   }
 
@@ -130,7 +138,7 @@ class Scheduler {
     take_add(stage);
     const auto possible = [&](const Stage& form) { return !options_.fuses_all_reduce || options_.fuses_all_reduce(schedule_, form); };
     const int32_t after = next(stage.last());
-    if (after < count_ && node(after).op == Op::rms_norm && inputs(after)[0] == stage.last()) {
+    if (!options_.reproducible && after < count_ && node(after).op == Op::rms_norm && inputs(after)[0] == stage.last()) {
       Stage with_norm = stage;
       with_norm.norm = take_next(with_norm);
       if (possible(with_norm)) return with_norm;

@@ -55,12 +55,17 @@ struct ScheduleOptions {
   bool fuse = true;
   // Whether the group's communicator can run an all_reduce stage in one launch; null: it can.
   std::function<bool(const Schedule&, const Stage&)> fuses_all_reduce;
+  bool reproducible = false;                          // of the group: a value has the same bits at every size
 };
 
 // Data types. In a float32 group every value is float32. In a 16-bit group values have the group's type, but these are float32: inputs,
 // sums of `add`, weights of `route`, and what an `add`, `route`, `sample` or `output` reads, directly or past all_reduce, all_gather,
 // add_bias, slice and last_rows (which give the type that they read). So the residual stream and the logits are never rounded, and nothing
 // is converted for the host.
+//
+// In a reproducible group what an `all_reduce` reads is float32 too, and so is at size 1, where there is none, what would be read by one: rows
+// of `embed`, and contractions in pieces. A norm is a stage of its own: folded into what stands before or after it, which depends on the size,
+// it would be summed up in another order.
 //
 // Places. Two values share memory only where every form of every stage allows it. Values that an `output` reads stay until the end.
 // Throws out_of_memory where the values are too large to count.

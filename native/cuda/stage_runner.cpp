@@ -23,7 +23,7 @@ void* stand_in_address() {
 
 StageRunner::StageRunner(const ProgramPlan& program, DType dtype, bool fuse, const Device& device, DeviceCommunicator& communicator)
     : program_(program), dtype_(dtype), device_(device), communicator_(communicator) {
-  ScheduleOptions options{dtype, communicator.size(), fuse, {}};
+  ScheduleOptions options{dtype, communicator.size(), fuse, {}, device.reproducible};
   options.fuses_all_reduce = [this](const Schedule& schedule, const Stage& stage) { return fuses(schedule, stage); };
   schedule_ = make_schedule(program, options);
   made_.resize(program.nodes.size());
@@ -94,6 +94,7 @@ LinearCall StageRunner::product(int32_t index, View x, View y) const {
   call.weight = node(index).tensors[0].get();
   call.y = y;
   call.exact = dtype_ == DType::float32;
+  call.chunks = &node(index).linear.chunks;
   return call;
 }
 

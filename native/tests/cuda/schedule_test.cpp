@@ -303,18 +303,29 @@ HEDDLE_TEST(schedule_rounds_neither_the_residual_stream_nor_logits) {
   expect_text(got, "fbbbff" "bbbff" "fbf");
 }
 
+HEDDLE_TEST(schedule_of_a_reproducible_group_rounds_the_same_values_and_folds_no_norm) {
+  ScheduleOptions how;
+  how.reproducible = true;
+  expect_text(described({.size = 1, .layer_count = 1}, how),
+              "embed | norm | linear | attention | linear+add | norm | linear+gated | linear+add | last_rows | norm | linear | sample");
+  expect_text(described({.size = 2, .layer_count = 1}, how),
+              "embed | all_reduce | norm | linear | attention | linear | all_reduce+add | norm | linear+gated | linear | all_reduce+add | "
+              "last_rows | norm | linear | sample");
+}
+
 HEDDLE_TEST(schedule_never_overwrites_what_a_decoder_needs) {
   Random random(5);
   for (const int size : {1, 2, 4}) {
-    for (int variant = 0; variant < 32; ++variant) {
+    for (int variant = 0; variant < 64; ++variant) {
       DecoderOptions options{.size = size};
       options.bias = variant & 1;
       options.gated = variant & 2;
       options.outputs = variant & 4;
       const DType dtype = variant & 8 ? DType::bfloat16 : DType::float32;
       const bool fuse = variant & 16;
+      const bool reproducible = variant & 32;
       const ProgramPlan plan = plan_of(options);
-      const Schedule schedule = make_schedule(plan, {dtype, size, fuse, {}});
+      const Schedule schedule = make_schedule(plan, {dtype, size, fuse, {}, reproducible});
       const std::string what = "size " + std::to_string(size) + ", variant " + std::to_string(variant);
       expect_complete(plan, schedule, size, what);
       expect_dtypes(plan, schedule, dtype, what);
@@ -409,6 +420,25 @@ HEDDLE_TEST(schedule_folds_nothing_that_has_another_reader) {
   const int32_t term = twice.linear(twice.input(16), 16);
   twice.output(twice.sum(term, term));
   expect_stages(twice, 1, "input | linear | add | output");
+}
+
+HEDDLE_TEST(schedule_of_a_reproducible_group_sums_in_float32_at_every_size) {
+  for (const int size : {1, 2}) {
+    Recorder recorder(size);
+    const int32_t part = recorder.linear(recorder.input(16), 16);
+    const int32_t sum = size > 1 ? recorder.same(Op::all_reduce, part) : part;
+    const int32_t norm = recorder.norm(sum);
+    recorder.output(recorder.linear(norm, 16));       // nobody asks for more than the group's type
+    const ProgramPlan plan = recorder.plan();
+    plan.nodes[static_cast<size_t>(part)]->linear.chunks = {8, 8};
+    for (const bool reproducible : {true, false}) {
+      const Schedule schedule = make_schedule(plan, {DType::bfloat16, size, true, {}, reproducible});
+      const DType expected = reproducible ? DType::float32 : DType::bfloat16;
+      const auto dtype_of = [&](int32_t value) { return schedule.places[static_cast<size_t>(value)].dtype; };
+      check(dtype_of(part) == expected && dtype_of(sum) == expected, "size ", size, ": the part and the sum");
+      check(dtype_of(norm) == DType::bfloat16, "size ", size, ": the norm");
+    }
+  }
 }
 
 HEDDLE_TEST(schedule_folds_nothing_that_comes_later) {
