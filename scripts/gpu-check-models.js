@@ -2,12 +2,16 @@
 'use strict'
 // The part of `npm run gpu-check` that needs models: reference cases, the demo model, and loading and closing again and again, on device
 // cuda, several ranks on one GPU. Plain Node over dist/, so that it runs where only a build was carried.
-//   node scripts/gpu-check-models.js [--sizes 1,2,4,8] [--only golden|chats|cycles] [--cases NAME,...] [--cycles N] [--devices 0,1,...]
+//   node scripts/gpu-check-models.js [--sizes 1,2,4,8] [--only golden|reproducible|chats|cycles] [--cases NAME,...] [--cycles N] [--devices 0,1,...]
+//                                     [--communicator local|nccl]
 // Rule: one line per check, "ok" or "WRONG" first; the exit status is 1 if anything was wrong.
 const fs = require('node:fs')
 const path = require('node:path')
 const { AutoModelForCausalLM } = require('../dist/index.js')
+const { loadModel } = require('../dist/generation/load-model.js')
 const { cudaMemory } = require('../dist/group.js')
+const { KVCaches } = require('../dist/kv-caches.js')
+const { Program } = require('../dist/program.js')
 
 const root = path.resolve(__dirname, '..')
 const cases = [
@@ -27,6 +31,16 @@ const cases = [
   // rounding sends a few tokens to another expert: transformers itself agrees in 95.8 % here when it computes in bfloat16
   { name: 'qwen3-moe-mixed', heads: 8, agreement: 0.95 },
   ...Object.keys(require('../test/golden/own.json').cases).map((name) => ({ name, heads: 4 })),
+]
+// one for each branch of what a size could change: heads in groups and norms, plain, biases and LayerNorm, norms of sums, experts in parts
+// and whole
+const reproducibleCases = [
+  { name: 'qwen3', heads: 8 },
+  { name: 'llama', heads: 4 },
+  { name: 'gpt2', heads: 8 },
+  { name: 'gemma3', heads: 4 },
+  { name: 'mixtral', heads: 8 },
+  { name: 'mixtral', heads: 8, expertParallel: true },
 ]
 const dtypes = ['float32', 'bfloat16']
 const floatTolerance = 1e-3        // of logits, against transformers in float32
@@ -48,9 +62,10 @@ function options(argv) {
   return {
     sizes: value('--sizes', '1,2,4,8').split(',').map(Number),
     cases: value('--cases', cases.map(({ name }) => name).join(',')).split(','),
-    only: value('--only', 'golden,chats,cycles').split(','),
+    only: value('--only', 'golden,reproducible,chats,cycles').split(','),
     cycles: Number(value('--cycles', '1000')),
     devices: value('--devices', '0').split(',').map(Number),
+    communicator: value('--communicator', undefined),
   }
 }
 
@@ -112,8 +127,8 @@ function topOneAgreement(actual, expected, vocab) {
 
 const ranksOn = (devices, size) => Array.from({ length: size }, (_, rank) => devices[rank % devices.length])
 
-async function withModel(folder, { tpSize, dtype, devices }, use) {
-  const model = await AutoModelForCausalLM.fromPretrained(folder, { tpSize, dtype, device: 'cuda', devices: ranksOn(devices, tpSize) })
+async function withModel(folder, { tpSize, devices, ...options }, use) {
+  const model = await AutoModelForCausalLM.fromPretrained(folder, { tpSize, device: 'cuda', devices: ranksOn(devices, tpSize), ...options })
   try {
     return await use(model)
   } finally {
@@ -122,7 +137,7 @@ async function withModel(folder, { tpSize, dtype, devices }, use) {
 }
 
 async function checkCase(reference, { name, agreement = topOneShare }, settings) {
-  const what = `${name}, ${settings.dtype}, size ${settings.tpSize}`
+  const what = `${settings.reproducible ? 'reproducible ' : ''}${name}, ${settings.dtype}, size ${settings.tpSize}`
   await withModel(reference.folder, settings, async (model) => {
     const { vocab, logits } = selectRows(await model.forward(reference.rows), reference.positions)
     if (settings.dtype === 'float32') {
@@ -140,12 +155,75 @@ async function checkCase(reference, { name, agreement = topOneShare }, settings)
   })
 }
 
-async function checkGolden({ sizes, devices, ...chosen }) {
+async function checkGolden({ sizes, devices, communicator, ...chosen }) {
   for (const one of cases.filter(({ name }) => chosen.cases.includes(name))) {
     const { name, heads } = one
     const reference = readCase(name)
     for (const tpSize of sizes.filter((size) => size <= heads)) {
-      for (const dtype of dtypes) await guarded(`${name}, ${dtype}, size ${tpSize}`, () => checkCase(reference, one, { tpSize, dtype, devices }))
+      for (const dtype of dtypes) await guarded(`${name}, ${dtype}, size ${tpSize}`, () => checkCase(reference, one, { tpSize, dtype, devices, communicator }))
+    }
+  }
+}
+
+/** A step of the next `counts[i]` tokens of row i, which has `done[i]` already, and `blocks` blocks of the cache. */
+function stepOf(rows, done, counts, blocks) {
+  const present = counts.flatMap((count, i) => (count > 0 ? [i] : []))
+  const starts = present.reduce((sums, i) => [...sums, sums.at(-1) + counts[i]], [0])
+  return {
+    tokens: Int32Array.from(present.flatMap((i) => rows[i].slice(done[i], done[i] + counts[i]))),
+    positions: Int32Array.from(present.flatMap((i) => Array.from({ length: counts[i] }, (_, t) => done[i] + t))),
+    sequenceStarts: Int32Array.from(starts),
+    slots: Int32Array.from(present),
+    blockTable: Int32Array.from(present.flatMap((i) => Array.from({ length: blocks }, (_, block) => i * blocks + block))),
+  }
+}
+
+/** The bytes of all logits: of prompts of two lengths, of steps of one token, and of a piece of a prompt beside a token. */
+async function logitBytes(reference, settings) {
+  const rows = [0, 1].map((i) => [...reference.rows[i], ...reference.greedy[i]])
+  const prompt = reference.rows[0].length
+  const { group, runtime } = await loadModel(reference.folder, { device: 'cuda', maxTokens: 64, reproducible: true, ...settings })
+  try {
+    const blocks = Math.ceil(rows[0].length / 16)
+    const caches = new KVCaches(group, 2 * blocks)
+    const program = await Program.create(group, { maxTokens: 2 * prompt, maxSequences: 2, caches }, (g) =>
+      g.output('logits', runtime.decoder.logits(runtime.decoder.hidden(g))))
+    const done = [0, 0]
+    const parts = []
+    for (const counts of [[prompt, prompt - 5], [1, 1], [5, 1], [1, 0]]) {
+      const { outputs } = await program.run(stepOf(rows, done, counts, blocks))
+      parts.push(Buffer.from(Float32Array.from(outputs.logits.data).buffer))
+      counts.forEach((count, i) => (done[i] += count))
+    }
+    return Buffer.concat(parts)
+  } finally {
+    runtime.close(new Error('done'))
+    await group.close()
+  }
+}
+
+/** How many numbers of two lists of float32 have other bits. */
+function countDifferent(actual, expected) {
+  if (actual.length !== expected.length) return Infinity
+  let count = 0
+  for (let at = 0; at < actual.length; at += 4) if (actual.readUInt32LE(at) !== expected.readUInt32LE(at)) count++
+  return count
+}
+
+async function checkReproducible({ sizes, devices, communicator, ...chosen }) {
+  for (const { name, heads, expertParallel = false } of reproducibleCases.filter((one) => chosen.cases.includes(one.name))) {
+    const reference = readCase(name)
+    for (const dtype of dtypes) {
+      const settings = (tpSize) => ({ tpSize, dtype, expertParallel, communicator, devices: ranksOn(devices, tpSize) })
+      const what = `reproducible ${name}${expertParallel ? ', whole experts' : ''}, ${dtype}`
+      await guarded(what, async () => {
+        const one = await logitBytes(reference, settings(1))
+        for (const tpSize of sizes.filter((size) => [2, 4, 8].includes(size) && size <= heads)) {
+          const different = countDifferent(await logitBytes(reference, settings(tpSize)), one)
+          report(different === 0, `${what}, size ${tpSize}: the logits of size 1`, `${different} of ${one.length / 4} have other bits`)
+        }
+        await checkCase(reference, { name }, { tpSize: 1, dtype, devices, communicator, expertParallel, reproducible: true })
+      })
     }
   }
 }
@@ -196,6 +274,7 @@ async function guarded(what, check) {
 async function main(argv) {
   const chosen = options(argv)
   if (chosen.only.includes('golden')) await checkGolden(chosen)
+  if (chosen.only.includes('reproducible')) await checkReproducible(chosen)
   if (chosen.only.includes('chats')) await checkChats(chosen)
   if (chosen.only.includes('cycles')) await guarded('load and close', () => checkCycles(chosen))
   process.exitCode = wrong === 0 ? 0 : 1

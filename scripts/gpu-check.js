@@ -86,7 +86,7 @@ function checkModels(quick) {
   const sizes = quick ? '1,2' : '1,2,3,4,8'
   const script = path.join('scripts', 'gpu-check-models.js')
   for (const [title, env] of [['graphs on', {}], ['graphs off', { HEDDLE_CUDA_GRAPHS: '0' }], ['op by op', { HEDDLE_CUDA_FUSION: '0' }]]) {
-    const { ok, output, end } = run(process.execPath, [script, '--only', 'golden,chats', '--sizes', sizes], { timeout: 20 * minutes, env })
+    const { ok, output, end } = run(process.execPath, [script, '--only', 'golden,reproducible,chats', '--sizes', sizes], { timeout: 20 * minutes, env })
     const lines = output.split('\n').filter((line) => /^(ok|WRONG)/.test(line))
     const wrong = lines.filter((line) => line.startsWith('WRONG'))
     verdict(ok ? 'PASS' : 'FAIL', `models, ${title}`, `${lines.length - wrong.length} right, ${wrong.length} wrong${ok ? '' : ` (${end})`}`)
