@@ -99,7 +99,8 @@ export class TPAttention extends Layer {
       ],
       bias,
       false,
-      parallel
+      parallel,
+      'TPAttention'
     )
     this.#out = new RowParallelLinear(group, headCount * headDim, hiddenSize, { bias: outputBias, parallel }, { ranges: queries, ...this.#outputChunks() })
   }

@@ -107,7 +107,7 @@ export class VocabParallelEmbedding extends Layer {
    * Without `parallel` it is the whole already.
    */
   partial(ids: Value): Value {
-    return ids.embed(this.weight, this.vocabSize, this.#shard.firstRows(), this.scale)
+    return this.taken(ids).embed(this.weight, this.vocabSize, this.#shard.firstRows(), this.scale)
   }
 
   /** Token ids → `[ids, hiddenSize]`. Throws `invalid_argument` for an id outside the vocabulary. */
@@ -165,7 +165,7 @@ export class ParallelLMHead extends Layer {
 
   /** The logits of each rank's part of the vocabulary, padding included. */
   localLogits(x: Value): Value {
-    const y = x.linear(this.#tiedTo?.weight ?? this.tensor('weight'))
+    const y = this.taken(x).linear(this.#tiedTo?.weight ?? this.tensor('weight'))
     return this.hasBias ? y.addBias(this.tensor('bias')) : y
   }
 

@@ -7,7 +7,7 @@ import { elementBytes, everything, heldLength, lengthOf, piece } from '../shard'
 import type { Range, WeightSource } from '../shard'
 import { Tensor } from '../tensor'
 import type { DType, HostTensor, PieceSpec, Sharding } from '../tensor'
-import type { Value } from '../value'
+import { Value } from '../value'
 
 /** A full tensor as a layer takes it: an array in the order of PyTorch, with its shape or without, or a region of a file. */
 export type Weight = Float32Array | HostTensor | WeightSource
@@ -142,10 +142,21 @@ export abstract class Layer {
     this.dispose()
   }
 
+  /** What messages call this layer. */
+  protected get title(): string {
+    return this.constructor.name
+  }
+
+  /** What `forward` is given, checked: types do not hold callers from JavaScript. */
+  protected taken(x: Value): Value {
+    if (x instanceof Value) return x
+    throw invalidArgument(`${this.title}.forward`, 'a value of a recording', x)
+  }
+
   protected tensor(key: string): Tensor {
     const tensor = this.#tensors.get(key)
-    if (this.#disposed) throw new HeddleError('closed', `${this.constructor.name}: expected an open layer, got a disposed one`)
-    if (!tensor) throw new HeddleError('invalid_argument', `${this.constructor.name}: expected loaded weights, got none; call load() first`)
+    if (this.#disposed) throw new HeddleError('closed', `${this.title}: expected an open layer, got a disposed one`)
+    if (!tensor) throw new HeddleError('invalid_argument', `${this.title}: expected loaded weights, got none; call load() first`)
     return tensor
   }
 

@@ -38,9 +38,15 @@ export class MergedColumnParallelLinear extends Layer {
     readonly parts: { prefix: string; outFeatures: number; ranges: readonly Range[] }[],
     readonly hasBias: boolean,
     readonly biasReplicated = false,
-    readonly parallel = true
+    readonly parallel = true,
+    /** the layer that users know */
+    readonly owner = 'ColumnParallelLinear'
   ) {
     super(group)
+  }
+
+  protected override get title(): string {
+    return this.owner
   }
 
   protected override parameters(): Parameter[] {
@@ -81,7 +87,7 @@ export class MergedColumnParallelLinear extends Layer {
   }
 
   product(x: Value): Value {
-    return x.linear(this.tensor('weight'))
+    return this.taken(x).linear(this.tensor('weight'))
   }
 }
 
@@ -223,6 +229,7 @@ export class RowParallelLinear extends Layer {
 
   /** `[tokens, inFeatures]`, sharded if `inputIsParallel`, → `[tokens, outFeatures]` on every rank, or partial without `reduceResults`. */
   forward(x: Value): Value {
+    this.taken(x)
     const sum = (this.inputIsParallel || !this.parallel ? x : this.#sharded(x)).linear(this.tensor('weight'), this.#chunks)
     if (!this.reduceResults) return sum
     const y = this.parallel ? sum.allReduce() : sum

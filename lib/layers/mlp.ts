@@ -58,7 +58,8 @@ export class TPMLP extends Layer {
       prefixes.map((prefix) => ({ prefix, outFeatures: intermediateSize, ranges })),
       bias,
       false,
-      parallel
+      parallel,
+      'TPMLP'
     )
     this.#down = new RowParallelLinear(group, intermediateSize, hiddenSize, { bias, parallel }, split)
   }

@@ -128,7 +128,7 @@ export class TPMoE extends Layer {
   /** `[tokens, hiddenSize]` → the same. */
   forward(x: Value): Value {
     const { expertsPerToken, normalized = true, parallel = true } = this.#options
-    const routing = x.linear(this.tensor('router')).route(expertsPerToken, normalized)
+    const routing = this.taken(x).linear(this.tensor('router')).route(expertsPerToken, normalized)
     const firstExperts = this.#experts.map(({ start }) => start)
     const weights = { gateUp: this.tensor('gateUp'), down: this.tensor('down') }
     const y = x.experts(routing, { ...weights, kind: this.activation, firstExperts, expertsPerToken, ...this.#chunks })

@@ -45,7 +45,7 @@ export class RMSNorm extends Layer {
 
   /** `[tokens, size]` → the same. */
   forward(x: Value): Value {
-    return x.rmsNorm(this.tensor('weight'), this.eps)
+    return this.taken(x).rmsNorm(this.tensor('weight'), this.eps)
   }
 }
 
@@ -76,6 +76,6 @@ export class LayerNorm extends Layer {
 
   /** `[tokens, size]` → the same. */
   forward(x: Value): Value {
-    return x.layerNorm(this.tensor('weight'), this.hasBias ? this.tensor('bias') : undefined, this.eps)
+    return this.taken(x).layerNorm(this.tensor('weight'), this.hasBias ? this.tensor('bias') : undefined, this.eps)
   }
 }

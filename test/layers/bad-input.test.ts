@@ -145,6 +145,15 @@ test.each([undefined, null, 5, {}])('a step that is none: %p', async (step) => {
   await expect(program.run(step as never)).rejects.toEqual(invalid(/expected/))
 })
 
+test.each(layers)('%s: forward of what is no value, or before load', async (name, create) => {
+  const layer = create(group, {})
+  const x = { data: values(4), shape: [1, 4] }
+  const early = group.evaluate((g) => layer.forward(name === 'VocabParallelEmbedding' ? g.tokens([1]) : g.input(x)))
+  await expect(early).rejects.toEqual(invalid(new RegExp(`^${name}: expected loaded weights, got none`)))
+  for (const value of [undefined, null, 5, {}] as never[])
+    await expect(group.evaluate(() => layer.forward(value))).rejects.toEqual(invalid(new RegExp(`^${name}\\.forward: expected a value of a recording`)))
+})
+
 test.each([undefined, null, 5, {}])('a forward pass of what is no value: %p', async (value) => {
   const linear = new ColumnParallelLinear(group, 4, 4, { bias: false })
   await linear.load({ weight: values(16) })
