@@ -2,6 +2,7 @@
 import path from 'node:path'
 import { cudaLibraryFolders, surroundings } from './cuda-libs'
 import { HeddleError, isHeddleErrorCode, messageOf } from './errors'
+import { ofThisRealm } from './realm'
 
 export type DType = 'float32' | 'bfloat16' | 'float16'
 
@@ -219,7 +220,7 @@ class Tickets {
     const pending = this.#pending.get(ticket)
     if (!pending) return
     this.#pending.delete(ticket)
-    if (code === undefined) return pending.resolve(result as never)
+    if (code === undefined) return pending.resolve(ofThisRealm(result) as never)
     pending.reject(nativeError(code, message ?? '', rank, pending.caller))
   }
 }
@@ -276,7 +277,7 @@ function loadAddon(): Addon {
 
 export function cpuInfo(): CpuInfo {
   const { addon } = connect()
-  return guarded(() => addon.cpuInfo())
+  return ofThisRealm(guarded(() => addon.cpuInfo()))
 }
 
 let search: CudaSearch | undefined
@@ -291,13 +292,13 @@ function cudaSearch(): CudaSearch {
 /** `everything`: also the libraries that are else opened when ranks first need them. */
 export function cudaInfo(everything = true): CudaInfo {
   const { addon } = connect()
-  return guarded(() => addon.cudaInfo(cudaSearch(), everything))
+  return ofThisRealm(guarded(() => addon.cudaInfo(cudaSearch(), everything)))
 }
 
 /** Of one GPU, at this moment. The first question about a GPU takes some of its memory. Throws `unavailable`, `invalid_argument`. */
 export function cudaMemory(device: number): DeviceMemory {
   const { addon } = connect()
-  return guarded(() => addon.cudaMemory(cudaSearch(), device))
+  return ofThisRealm(guarded(() => addon.cudaMemory(cudaSearch(), device)))
 }
 
 export function nativeVersion(): string {
@@ -328,7 +329,7 @@ export class NativeGroup {
   }
 
   placement(): GroupPlacement {
-    return guarded(() => this.connection.addon.groupPlacement(this.handle))
+    return ofThisRealm(guarded(() => this.connection.addon.groupPlacement(this.handle)))
   }
 
   createTensor(id: number, specs: TensorSpec[]): Promise<void> {
@@ -361,7 +362,7 @@ export class NativeGroup {
 
   info(): RankInfo[] {
     if (this.#closing) throw closedError()
-    return guarded(() => this.connection.addon.groupInfo(this.handle))
+    return ofThisRealm(guarded(() => this.connection.addon.groupInfo(this.handle)))
   }
 
   #submit<T>(call: (addon: Addon, ticket: number) => void): Promise<T> {

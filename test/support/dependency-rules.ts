@@ -43,12 +43,13 @@ const typescriptParts: Record<string, Part> = {
   tensor: { uses: ['native', 'checks', 'errors'], types: ['group'] },
   tokenizer: { uses: ['hub', 'files', 'checks', 'errors'], packages: ['@huggingface/tokenizers', '@huggingface/jinja'] },
   hub: { uses: ['files', 'checks', 'errors'], packages: ['@huggingface/hub'] },
-  native: { uses: ['errors', 'cuda-libs'], packages: ['node-gyp-build'] },
+  native: { uses: ['errors', 'realm', 'cuda-libs'], packages: ['node-gyp-build'] },
   // slices are told to ranks as data, and the types of that data are native's
   shard: { uses: ['errors'], types: ['native'] },
   checks: { uses: ['errors'] },
   errors: { uses: [] },
   files: { uses: [] },
+  realm: { uses: [] },
   'cuda-libs': { uses: [] },
   index: { uses: everyPart }
 }
