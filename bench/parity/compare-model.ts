@@ -43,6 +43,8 @@ export interface ModelParity {
   refused?: { code: string; message: string; field: string }
   /** why nothing was compared: transformers does not run it */
   skipped?: string
+  /** an error of heddle's that is no such refusal */
+  failed?: string
   agrees: boolean
 }
 
@@ -75,8 +77,7 @@ export async function compareModel(folder: string, reference: Reference, options
   } catch (error) {
     if (error instanceof TransformersError) return { ...found, skipped: error.message }
     const refused = refusalOf(error)
-    if (refused) return { ...found, refused }
-    throw error
+    return refused ? { ...found, refused } : { ...found, failed: (error as Error).message, agrees: false }
   }
 }
 

@@ -31,19 +31,10 @@ class Comparison {
       const folder = mkdtempSync(join(tmpdir(), 'heddle-random-model-'))
       const family = families[number % families.length]
       const { fields, fileType } = await this.reference.randomModel(family, `${options.seed} ${number}`, folder)
-      const outcome = await this.compareRandom(folder, { ...options, seed: options.seed + number })
+      const outcome = await compareModel(folder, this.reference, { ...options, seed: options.seed + number })
       this.add(`#${number} ${family}`, { ...outcome, fields: { ...fields, fileType } })
       if (outcome.agrees) rmSync(folder, { recursive: true, force: true })
       else this.print(`  kept in ${folder}\n  ${JSON.stringify({ ...fields, fileType })}`)
-    }
-  }
-
-  private async compareRandom(folder: string, options: CommandLine['options']): Promise<Outcome> {
-    try {
-      return await compareModel(folder, this.reference, options)
-    } catch (error) {
-      this.print(`  failed: ${(error as Error).message}`)
-      return { folder, modelType: '', prompts: 0, sizes: [], agrees: false }
     }
   }
 

@@ -4,9 +4,10 @@ import { type AnswerDifference, type WorstDifference } from './differences'
 import { type TokenizerParity } from './compare-tokenizer'
 
 export function modelText(name: string, model: ModelParity): string {
-  const { modelType, prompts, refused, skipped, reference, sizes, tokenizer } = model
+  const { modelType, prompts, refused, skipped, failed, reference, sizes, tokenizer } = model
   if (skipped) return `${name}: not compared, transformers does not run it: ${skipped}`
   if (refused) return `${name} (${modelType}): refused by heddle, ${refused.code}: ${refused.message}`
+  if (failed) return `${name} (${modelType}): FAILED: ${failed}`
   return [
     `${name} (${modelType}), ${prompts} prompts, ${sizes[0]?.logits.positions ?? 0} positions, greatest logit ${rounded(sizes[0]?.logits.greatest ?? 0)}`,
     ...(reference ? [`  transformers in bfloat16: logits ${apart(reference)} from those of float32`] : []),
@@ -44,11 +45,11 @@ function tokenizerLines({ texts, chats, differences }: TokenizerParity): string[
 }
 
 export function summaryText(models: ModelParity[]): string {
-  const compared = models.filter(({ refused, skipped }) => !refused && !skipped)
+  const compared = models.filter(({ sizes }) => sizes.length > 0)
   const count = (of: (model: ModelParity) => unknown): number => models.filter(of).length
   return [
     `${compared.length} checkpoints compared at ${compared.reduce((sum, { sizes }) => sum + sizes.length, 0)} sizes`,
-    `${count(({ agrees }) => !agrees)} differ`,
+    `${count(({ agrees }) => !agrees)} differ or fail`,
     `${count(({ refused }) => refused)} refused by name of a field`,
     `${count(({ skipped }) => skipped)} not run by transformers`,
   ].join('; ')
