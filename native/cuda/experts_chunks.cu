@@ -26,7 +26,7 @@ __device__ __forceinline__ Piece piece_of(const ExpertsWork& work, int i) {
 
 // blockIdx: inner rows, place of the expert, row of x.
 template <class W, class T>
-__global__ void up_kernel(const ExpertsWork work) {
+__global__ void up_kernel(const __grid_constant__ ExpertsWork work) {
   ptx::dependency_wait();
   ptx::dependency_launch();
   const int row = static_cast<int>(blockIdx.z), wanted = static_cast<int>(blockIdx.y);
@@ -46,7 +46,7 @@ __global__ void up_kernel(const ExpertsWork work) {
 
 // blockIdx: columns of y, row.
 template <class W, class T, class Y>
-__global__ void down_kernel(const ExpertsWork work) {
+__global__ void down_kernel(const __grid_constant__ ExpertsWork work) {
   ptx::dependency_wait();
   ptx::dependency_launch();
   const int row = static_cast<int>(blockIdx.y);
@@ -92,7 +92,7 @@ __device__ __forceinline__ bool tile_of_block(const ExpertsWork& work, int exper
 
 // blockIdx: inner rows, pairs, expert.
 template <class W, class T>
-__global__ void __launch_bounds__((TileFor<W, T, 2>::kThreads)) up_tile_kernel(const ExpertsWork work) {
+__global__ void __launch_bounds__((TileFor<W, T, 2>::kThreads)) up_tile_kernel(const __grid_constant__ ExpertsWork work) {
   using Product = TileFor<W, T, 2>;
   __shared__ typename Product::Shared shared;
   ptx::dependency_wait();
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__((TileFor<W, T, 2>::kThreads)) up_tile_kernel(c
 
 // blockIdx: columns of y, pairs, expert and piece of the inner width.
 template <class W, class T>
-__global__ void __launch_bounds__((TileFor<W, T, 1>::kThreads)) down_tile_kernel(const ExpertsWork work) {
+__global__ void __launch_bounds__((TileFor<W, T, 1>::kThreads)) down_tile_kernel(const __grid_constant__ ExpertsWork work) {
   using Product = TileFor<W, T, 1>;
   __shared__ typename Product::Shared shared;
   ptx::dependency_wait();
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__((TileFor<W, T, 1>::kThreads)) down_tile_kernel
 
 // A block for each row. The warps find its experts alike.
 template <class Y>
-__global__ void sum_kernel(const ExpertsWork work) {
+__global__ void sum_kernel(const __grid_constant__ ExpertsWork work) {
   __shared__ int first_place[kMostChunks + 1];        // of each piece among the row's experts, where pieces are of experts
   ptx::dependency_wait();
   ptx::dependency_launch();

@@ -30,7 +30,7 @@ constexpr int kLevels = G == 1 ? kChunkLevels : 0;
 
 // A warp for each column of y.
 template <class W, class T, int M, int G>
-__global__ void __launch_bounds__(32 * kWarps) chunk_dot_kernel(const ChunkWork work) {
+__global__ void __launch_bounds__(32 * kWarps) chunk_dot_kernel(const __grid_constant__ ChunkWork work) {
   ptx::dependency_wait();
   ptx::dependency_launch();
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(32 * kWarps) chunk_dot_kernel(const ChunkWork 
 
 // A block for each tile of rows and columns of y.
 template <class W, class T, int G>
-__global__ void __launch_bounds__((TileFor<W, T, G>::kThreads)) chunk_tile_kernel(const ChunkWork work) {
+__global__ void __launch_bounds__((TileFor<W, T, G>::kThreads)) chunk_tile_kernel(const __grid_constant__ ChunkWork work) {
   using Tile = TileFor<W, T, G>;
   __shared__ typename Tile::Shared shared;
   ptx::dependency_wait();
