@@ -85,9 +85,9 @@ export function sizesUpTo(count: number, { reproducible }: Pick<Ranks, 'reproduc
 }
 
 /** Equal contiguous parts, one per rank; `where` and `dimension` name the caller's quantity in the error. */
-export function splitEvenly(where: string, dimension: string, value: number, size: number): Range[] {
+export function splitEvenly(where: string, dimension: string, value: number, { size, reproducible }: Ranks): Range[] {
   if (value % size !== 0) {
-    const sizes = validSizes(value)
+    const sizes = sizesUpTo(value, { reproducible }).filter((size) => value % size === 0)
     throw new HeddleError(
       'invalid_argument',
       `${where}: ${dimension} ${value} is not divisible by group size ${size}; valid sizes: ${sizes.join(', ')}`,
@@ -112,7 +112,7 @@ const widthUnits = [16, 8, 1]
  * more ranks than elements, those at the end hold one zero, since no tensor is empty. `strict` refuses as `splitEvenly` does.
  */
 export function splitWidth(where: string, dimension: string, value: number, size: number, strict = false): Range[] {
-  if (strict || value % size === 0) return splitEvenly(where, dimension, value, size)
+  if (strict || value % size === 0) return splitEvenly(where, dimension, value, { size })
   const unit = widthUnits.find((elements) => elements * size <= value) ?? 1
   const clamped = (units: number): number => Math.min(units * unit, value)
   return splitBalanced(Math.ceil(value / unit), size).map(({ start, end }) =>
@@ -124,7 +124,7 @@ export function splitWidth(where: string, dimension: string, value: number, size
 export function splitContraction(where: string, dimension: string, value: number, ranks: Ranks, strict = false): Split {
   const { size, reproducible } = ranks
   if (!reproducible) return { ranges: splitWidth(where, dimension, value, size, strict) }
-  if (strict) splitEvenly(where, dimension, value, size) // refuses
+  if (strict) splitEvenly(where, dimension, value, ranks) // refuses
   return dealOut(splitWidth(where, dimension, value, pieceCount), size)
 }
 
@@ -183,7 +183,7 @@ export function splitHeads(where: string, headCount: number, kvHeadCount: number
 
 function splitQueries(where: string, headCount: number, kvHeadCount: number, ranks: Ranks, strict: boolean): Split {
   const { size, reproducible } = ranks
-  if (strict) splitEvenly(where, 'headCount', headCount, size) // refuses; a valid size is split as without it
+  if (strict) splitEvenly(where, 'headCount', headCount, ranks) // refuses; a valid size is split as without it
   if (size > headCount) {
     const sizes = sizesUpTo(headCount, ranks)
     throw new HeddleError('invalid_argument', `${where}: headCount ${headCount} is less than group size ${size}; valid sizes: ${sizes.join(', ')}`, {

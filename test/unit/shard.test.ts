@@ -1,5 +1,5 @@
 // Slice arithmetic against hand-computed values and against its own invariants.
-import { heldLength, lengthOf, piece, rounded, rowsOf, splitBalanced, splitEvenly, splitHeads, splitPadded, splitWidth, validSizes } from '../../lib/shard'
+import { heldLength, lengthOf, piece, rounded, rowsOf, splitBalanced, splitContraction, splitEvenly, splitHeads, splitPadded, splitWidth, validSizes } from '../../lib/shard'
 
 test('valid sizes divide every dimension', () => {
   expect(validSizes(12)).toEqual([1, 2, 3, 4, 6, 12])
@@ -7,15 +7,22 @@ test('valid sizes divide every dimension', () => {
 })
 
 test('an even split covers the dimension once; one that does not divide says what would', () => {
-  expect(splitEvenly('X', 'width', 6, 3)).toEqual([
+  expect(splitEvenly('X', 'width', 6, { size: 3 })).toEqual([
     { start: 0, end: 2 },
     { start: 2, end: 4 },
     { start: 4, end: 6 }
   ])
-  expect(() => splitEvenly('X', 'width', 10, 4)).toThrow('X: width 10 is not divisible by group size 4; valid sizes: 1, 2, 5, 10')
-  expect(() => splitEvenly('X', 'width', 10, 4)).toThrow(
+  expect(() => splitEvenly('X', 'width', 10, { size: 4 })).toThrow('X: width 10 is not divisible by group size 4; valid sizes: 1, 2, 5, 10')
+  expect(() => splitEvenly('X', 'width', 10, { size: 4 })).toThrow(
     expect.objectContaining({ details: { dimension: 'width', value: 10, size: 4, validSizes: [1, 2, 5, 10] } })
   )
+})
+
+test('a strict split that fails in a reproducible group names the sizes that it can have', () => {
+  const ranks = { size: 8, reproducible: true }
+  const details = expect.objectContaining({ validSizes: [1, 2, 4] })
+  expect(() => splitContraction('X', 'width', 12, ranks, true)).toThrow(expect.objectContaining({ details }))
+  expect(() => splitHeads('X', 12, 12, ranks, true)).toThrow('X: headCount 12 is not divisible by group size 8; valid sizes: 1, 2, 4')
 })
 
 test('a padded split covers the dimension once, ranks at the end may hold nothing', () => {
@@ -65,7 +72,7 @@ describe('a width', () => {
   })
 
   test('strict refuses what does not divide', () => {
-    expect(splitWidth('X', 'width', 10, 5, true)).toEqual(splitEvenly('X', 'width', 10, 5))
+    expect(splitWidth('X', 'width', 10, 5, true)).toEqual(splitEvenly('X', 'width', 10, { size: 5 }))
     expect(() => splitWidth('X', 'width', 10, 4, true)).toThrow('X: width 10 is not divisible by group size 4; valid sizes: 1, 2, 5, 10')
   })
 })
