@@ -98,7 +98,7 @@ function showWarnings(): void {
   process.removeAllListeners('warning')
   process.on('warning', (warning) => {
     if (warning.name !== 'HeddleWarning') return inherited.forEach((listener) => listener.call(process, warning))
-    if (!shown.has(warning.message)) process.stderr.write(`heddle: warning: ${warning.message}\n`)
+    if (!shown.has(warning.message)) process.stderr.write(`heddle: warning: ${printable(warning.message)}\n`)
     shown.add(warning.message)
   })
 }

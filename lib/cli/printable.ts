@@ -1,4 +1,4 @@
-// Errors quote model files, which are untrusted: what would move the cursor, change colours or turn the line round is shown as an escape.
+// Errors and warnings quote model files, which are untrusted: what would move the cursor, change colours or turn the line round is shown as an escape.
 
 const unprintable = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
 

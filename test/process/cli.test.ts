@@ -291,6 +291,11 @@ describe('errors: exit code 1, one line and a hint on stderr, stdout empty', () 
       const { code, stderr } = await heddle(['generate', '--model', copy, '--messages', '/dev/stdin'], question)
       expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining('no \\u001b]0;title\\u0007\n') })
     })
+    await withCopy(tinyModel, (copy) => editJson(`${copy}/generation_config.json`, (json) => Object.assign(json, { [config]: 1 })), async (copy) => {
+      const { code, stderr } = await heddle(['info', '--model', copy])
+      expect({ code, stderr }).toEqual({ code: 0, stderr: expect.stringMatching(/^heddle: warning: .*would change the text: /) })
+      expect(stderr).toContain(escaped)
+    })
   })
 
   test.each<[string, string[], RegExp, string?]>([
