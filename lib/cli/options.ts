@@ -90,5 +90,5 @@ export const verifyFlags = {
   devices: without('devices', 'it is for one size; verify takes the first GPUs'),
   sizes: numbers('tp', 'N,N,…', 'the sizes to compare with the first of them (default 1,2)'),
   prompt: text('prompt', 'TEXT', 'what they compute (default: 32 token ids drawn with a fixed seed)'),
-  tolerance: number('tolerance', 'X', 'relative difference of a module that is let pass (default: by data type)')
+  tolerance: number('tolerance', 'X', 'relative difference of a module that is let pass (default: by data type; 0 with --reproducible)')
 } satisfies FlagTable<VerifyOptions>
