@@ -72,7 +72,8 @@ export class Value {
 
   /**
    * `y = x · weightᵀ`: sharded by a weight that is split by rows, a partial sum by one that is split by columns. `chunks`, per rank: the widths
-   * of the pieces of x that are summed by themselves and added by a tree; see `Split` in shard.ts.
+   * of the pieces of x that are summed by themselves and added by a tree; see `Split` in shard.ts. A reproducible group needs them for a
+   * partial sum.
    */
   linear(weight: Tensor, chunks?: readonly number[][]): Value {
     const expected = weight.sharding === 'columns' ? 'sharded' : 'replicated'
@@ -82,6 +83,7 @@ export class Value {
       this.recorder.ranks.map((rank) => weight.width(rank))
     )
     const layout = ({ rows: 'sharded', columns: 'partial', replicated: 'replicated' } as const)[weight.sharding]
+    if (layout === 'partial') this.#expectPieces('linear', chunks)
     const attributes = { ...(chunks && { chunks: new PerRank(chunks) }) }
     return this.#node('linear', { tensors: [weight], attributes, widths: this.recorder.ranks.map((rank) => weight.rows(rank)), layout })
   }
@@ -180,6 +182,8 @@ export class Value {
       'experts',
       this.recorder.ranks.map((rank) => gateUp.width(rank))
     )
+    const layout = gateUp.sharding === 'replicated' ? 'replicated' : 'partial'
+    if (layout === 'partial') this.#expectPieces('experts', chunks ?? expertChunks)
     return this.#node('experts', {
       inputs: [this, routing],
       tensors: [gateUp, down],
@@ -190,7 +194,7 @@ export class Value {
         ...(chunks && { chunks: new PerRank(chunks) }),
         ...(expertChunks && { expertChunks: new PerRank(expertChunks) })
       },
-      layout: gateUp.sharding === 'replicated' ? 'replicated' : 'partial'
+      layout
     })
   }
 
@@ -267,6 +271,11 @@ export class Value {
   #expect(op: string, ...layouts: Layout[]): void {
     if (this.index < 0) throw invalid(op, 'activations', this.index === Recorded.tokens ? 'token ids' : 'positions')
     if (!layouts.includes(this.layout)) throw invalid(op, `a ${layouts.join(' or ')} value`, `a ${this.layout} one`)
+  }
+
+  /** Without them the bits of a sum over what is split would depend on the size. */
+  #expectPieces(op: string, chunks: readonly number[][] | undefined): void {
+    if (this.recorder.group.reproducible && !chunks) throw invalid(op, 'pieces (chunks) in a reproducible group', 'none')
   }
 
   #expectWidths(op: string, widths: readonly number[]): void {

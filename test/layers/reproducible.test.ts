@@ -108,6 +108,19 @@ test('a linear in pieces is refused where they do not fit', async () => {
   weight.dispose()
 })
 
+test('a sum over what is split is refused where nobody says its pieces: its bits would depend on the size', async () => {
+  for (const size of [1, 2]) {
+    const group = groupOf('float32', size)
+    const spec = { dtype: 'float32' as const, shape: [2, 4], role: 'weight' as const, pieces: [] }
+    const weight = group.createTensor(Array(size).fill(spec), 'columns')
+    const whole = { data: new Float32Array(4 * size), shape: [1, 4 * size] }
+    const columns = Array.from({ length: size }, (_, rank) => ({ start: 4 * rank, end: 4 * rank + 4 }))
+    const run = group.evaluate((g) => g.input(whole).shard(columns).linear(weight).allReduce())
+    await expect(run).rejects.toMatchObject({ code: 'invalid_argument', message: 'linear: expected pieces (chunks) in a reproducible group, got none' })
+    weight.dispose()
+  }
+})
+
 test.each([3, 5, 6, 7, 16])('a group of %i is refused', async (size) => {
   await expect(openGroup({ size, device: 'cpu', reproducible: true })).rejects.toMatchObject({
     code: 'invalid_argument',
