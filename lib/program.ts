@@ -93,6 +93,11 @@ export class Recorder {
     return new Value(this, this.#nodes.length - 1, node.widths, node.layout, node.rows)
   }
 
+  /** What made a value; none: what each step brings along. */
+  opOf({ index }: Value): Op | undefined {
+    return this.#nodes[index]?.op
+  }
+
   perRank(width: number): number[] {
     return this.ranks.map(() => width)
   }

@@ -98,12 +98,16 @@ export class Value {
     return this.#node('addBias', { tensors: [bias] })
   }
 
+  /** In a reproducible group partial sums are refused, but for rows of tables, which are exact: which sums meet first would depend on the size. */
   add(other: Value): Value {
     if (!(other instanceof Value)) throw invalid('add', 'a value', describe(other))
     if (other.recorder !== this.recorder) throw invalid('add', 'a value of the same recording', 'one of another')
     if (other.layout !== this.layout || other.rows !== this.rows)
       throw invalid('add', `a ${this.layout} value of ${this.rows}`, `a ${other.layout} one of ${other.rows}`)
     this.#expectWidths('add', other.widths)
+    const exact = [this, other].every((value) => this.recorder.opOf(value) === 'embed')
+    if (this.layout === 'partial' && this.recorder.group.reproducible && !exact)
+      throw invalid('add', 'sums over the ranks (allReduce()) in a reproducible group', 'partial ones')
     return this.#node('add', { inputs: [this, other] })
   }
 

@@ -121,6 +121,24 @@ test('a sum over what is split is refused where nobody says its pieces: its bits
   }
 })
 
+test('partial sums are added after their all-reduce: before, which sums meet first would depend on the size', async () => {
+  const options = { bias: false, reduceResults: false }
+  for (const size of [1, 2]) {
+    const group = groupOf('float32', size)
+    const [one, other] = [new RowParallelLinear(group, 8, 2, { ...options, inputIsParallel: false }), new RowParallelLinear(group, 8, 2, { ...options, inputIsParallel: false })]
+    for (const layer of [one, other]) await layer.load({ weight: new Float32Array(16).fill(1) })
+    const input = { data: new Float32Array(8).fill(1), shape: [1, 8] }
+    await expect(group.evaluate((g) => one.forward(g.input(input)).add(other.forward(g.input(input))).allReduce())).rejects.toMatchObject({
+      code: 'invalid_argument',
+      message: 'add: expected sums over the ranks (allReduce()) in a reproducible group, got partial ones'
+    })
+    const { data } = await group.evaluate((g) => one.forward(g.input(input)).allReduce().add(other.forward(g.input(input)).allReduce()))
+    expect([...data]).toEqual([16, 16])
+    one.dispose()
+    other.dispose()
+  }
+})
+
 test.each([3, 5, 6, 7, 16])('a group of %i is refused', async (size) => {
   await expect(openGroup({ size, device: 'cpu', reproducible: true })).rejects.toMatchObject({
     code: 'invalid_argument',
