@@ -65,6 +65,12 @@ class ChatSession {
     else this.#lines.close()
   }
 
+  /** It outgrew the context, or the template refuses it as it has become; what is wrong with a first message is wrong with all. */
+  #isOfConversation(error: unknown): error is HeddleError {
+    if (!(error instanceof HeddleError) || error.code !== 'invalid_argument') return false
+    return this.#messages.length > 0 || error.details?.promptLength !== undefined
+  }
+
   async #answer(content: string): Promise<void> {
     const messages: Message[] = [...this.#messages, { role: 'user', content }]
     const controller = new AbortController()
@@ -76,8 +82,8 @@ class ChatSession {
         process.stdout.write(piece.text)
       }
     } catch (error) {
-      if (!(error instanceof HeddleError) || error.code !== 'invalid_argument') throw error
-      process.stderr.write(`heddle: ${printable(error.message)} (/reset starts a new chat)\n`) // the conversation outgrew the context
+      if (!this.#isOfConversation(error)) throw error
+      process.stderr.write(`heddle: ${printable(error.message)} (/reset starts a new chat)\n`)
       return
     } finally {
       this.#answering = undefined

@@ -1,5 +1,5 @@
 // The answers to one prompt and how fast they came: the prompt up to the first token, and the tokens after it. Making ids of the prompt is not
-// counted.
+// counted, unless the answers begin with its text, which ids do not tell.
 import type { CausalLM, Prompt } from '../causal-lm'
 import type { Generation } from '../generation/generation'
 import type { BatchOptions } from '../generation/options'
@@ -13,10 +13,10 @@ export interface TimedAnswers {
 }
 
 export async function timedAnswers(model: CausalLM, prompt: string | Message[], options: BatchOptions): Promise<TimedAnswers> {
-  const ids = await encoded(model, prompt)
+  const given = options.echo ? prompt : await encoded(model, prompt)
   let firstAt: number | undefined
   const started = performance.now()
-  const pieces = model.stream(ids, { ...options, n: options.n ?? 1 })
+  const pieces = model.stream(given, { ...options, n: options.n ?? 1 })
   let next = await pieces.next()
   for (; !next.done; next = await pieces.next()) firstAt ??= performance.now()
   const answers = next.value

@@ -162,7 +162,24 @@ describe('generate', () => {
   })
 })
 
+test('with echo the answer begins with the prompt as the template wrote it, as text and as JSON', async () => {
+  const args = ['generate', '--model', tinyModel, '--messages', '-', '--echo', '--dtype', 'float32']
+  const { stdout } = await heddle(args, question)
+  expect(stdout).toBe('<|im_start|>user\nWhat is 387 + 456?<|im_end|>\n<|im_start|>assistant\n387 + 456 = 843\n')
+  expect(`${JSON.parse((await heddle([...args, '--json'], question)).stdout).text}\n`).toBe(stdout)
+})
+
 describe('chat', () => {
+  test('options that no answer can have end it', async () => {
+    const { code, stdout, stderr } = await heddle(['chat', '--model', tinyModel, '--top-p', '2'], 'What is 387 + 456?\nWhat is 1 + 1?\n')
+    expect({ code, stdout, stderr }).toEqual({ code: 1, stdout: '', stderr: expect.stringMatching(/^heddle: \[invalid_argument\] .*topP: expected .*\nhint: .*\n$/) })
+  })
+
+  test('a message for which there is no room does not', async () => {
+    const result = await heddle(['chat', '--model', tinyModel, '--max-tokens', '64', '--dtype', 'float32'], `${'What is 387 + 456? '.repeat(40)}\nWhat is 387 + 456?\n`)
+    expect(result).toEqual({ code: 0, stdout: '387 + 456 = 843\n', stderr: expect.stringMatching(/^heddle: .*at most 64 tokens.* \(\/reset starts a new chat\)\n$/) })
+  })
+
   test('piped lines are a conversation; /exit ends it', async () => {
     const lines =
       'The code of the blue door is 4821. The code of the red chest is 1179. What is the code of the blue door?\n\n' +
