@@ -49,9 +49,21 @@ HEDDLE_ATOMIC(atomicMin, long long, old < value ? old : value)
 #undef HEDDLE_ATOMICS
 #undef HEDDLE_ATOMIC
 
-inline void __threadfence_block() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-inline void __threadfence_system() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+namespace heddle::emulator {
+
+// The thread sanitizer knows no fences, so for it every fence is an exchange with all fences before it.
+#if defined(__SANITIZE_THREAD__)
+inline std::atomic<unsigned> fences{0};
+inline void fence() { fences.fetch_add(1, std::memory_order_seq_cst); }
+#else
+inline void fence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+#endif
+
+}  // namespace heddle::emulator
+
+inline void __threadfence_block() { heddle::emulator::fence(); }
+inline void __threadfence() { heddle::emulator::fence(); }
+inline void __threadfence_system() { heddle::emulator::fence(); }
 
 template <class T> T __ldg(const T* address) { return *address; }
 template <class T> T __ldcg(const T* address) { return *address; }
