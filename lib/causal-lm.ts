@@ -15,6 +15,8 @@ import { biasOf, samplingSpec, seedOf, sequenceEditsOf, suggestedBias } from './
 import type { GroupInfo } from './group'
 import type { ModelConfig } from './models/config'
 import type { PlanExplanation } from './models/plan-explanation'
+import { listOf } from './tokenizer/token-ids'
+import type { TokenIds } from './tokenizer/token-ids'
 import type { Tokenizer } from './tokenizer/tokenizer'
 
 export type { Prompt } from './generation/prompts'
@@ -76,12 +78,13 @@ export class CausalLM implements AsyncDisposable {
    * Logits of a batch of prompts, in float32. Throws `invalid_argument` for no rows, an empty row, foreign ids, and unequal rows unless
    * `lastOnly`.
    */
-  async forward(ids: readonly (readonly number[])[], options: ForwardOptions = {}): Promise<Logits> {
+  async forward(rows: readonly TokenIds[], options: ForwardOptions = {}): Promise<Logits> {
     const runtime = this.#open('forward')
     checkOptions('forward', options, ['lastOnly'])
     checkFlags('forward', { ...options })
     const { lastOnly = false } = options
-    if (!Array.isArray(ids) || ids.length === 0) throw invalidArgument('forward', 'a list of at least one row of token ids', ids)
+    if (!Array.isArray(rows) || rows.length === 0) throw invalidArgument('forward', 'a list of at least one row of token ids', rows)
+    const ids = rows.map(listOf)
     ids.forEach((row, index) => this.#prompts.checkIds(`forward: row ${index}`, row, runtime.contextLength))
     const lengths = new Set(ids.map((row) => row.length))
     if (!lastOnly && lengths.size > 1)

@@ -98,7 +98,7 @@ export async function loadModel(nameOrFolder: string, options: PretrainedOptions
 
 function ignoredFields(folder: string, { ignored = [] }: GenerationConfig): Warning[] {
   if (ignored.length === 0) return []
-  const text = `${path.join(folder, 'generation_config.json')} asks for what is not supported and would change the text: ${ignored.join(', ')}`
+  const text = `${path.join(folder, 'generation_config.json')} asks for what is not supported and may change the text: ${ignored.join(', ')}`
   return [{ text, code: 'HEDDLE_GENERATION_CONFIG' }]
 }
 

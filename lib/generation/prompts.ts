@@ -1,14 +1,16 @@
 // What a caller may ask with, and its token ids. Rule: every prompt of a call is checked before anything starts.
 import { HeddleError, invalidArgument } from '../errors'
 import type { Message } from '../tokenizer/chat-template'
+import { isIntegers } from '../tokenizer/token-ids'
+import type { TokenIds } from '../tokenizer/token-ids'
 import type { Tokenizer } from '../tokenizer/tokenizer'
 
 /** Raw text, a chat, or token ids. Text and chats need a tokenizer; only a chat goes through the model's chat template. */
-export type Prompt = string | readonly Message[] | readonly number[]
+export type Prompt = string | readonly Message[] | TokenIds
 
 /** A list of texts, of chats, of lists of ids, or of them mixed. One chat is a list of messages, which are neither. */
 export function isBatch(input: Prompt | readonly Prompt[]): input is readonly Prompt[] {
-  return Array.isArray(input) && input.length > 0 && input.every((item) => typeof item === 'string' || Array.isArray(item))
+  return Array.isArray(input) && input.length > 0 && input.every((item) => typeof item === 'string' || Array.isArray(item) || isIntegers(item))
 }
 
 export class PromptReader {
@@ -43,6 +45,7 @@ export class PromptReader {
       if (prompt === '') throw invalidArgument(`${where}: ${name}`, 'at least one token', prompt)
       return this.tokenizer.encode(prompt)
     }
+    if (isIntegers(prompt)) return Array.from(prompt)
     if (!Array.isArray(prompt)) throw invalidArgument(`${where}: ${name}`, 'a text, messages or token ids, or a list of prompts', prompt)
     if (!isChat(prompt)) return prompt as readonly number[]
     if (!this.tokenizer) throw noTokenizer(where, 'messages')

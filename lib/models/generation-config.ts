@@ -1,5 +1,5 @@
 // generation_config.json: the end tokens, the limits, the sampling and the changes to logits that a model's makers suggest, as generate() of
-// `transformers` takes them. The file is optional. Rule: a field that would change the text and that nothing here honours is named.
+// `transformers` takes them. The file is optional. Rule: a field that may change the text and that nothing here honours is named.
 import path from 'node:path'
 import { readConfigFields } from './config'
 import type { ConfigFields } from './config-fields'
@@ -34,7 +34,7 @@ export interface GenerationConfig {
   beginSuppressedIds?: number[]
   /** one of these is the last token of an answer that is as long as it may be */
   forcedEosIds?: number[]
-  /** fields that would change the text, and are not honoured */
+  /** fields that may change the text, and are not honoured */
   ignored?: string[]
 }
 

@@ -2,6 +2,8 @@
 // Rule: the pieces joined are exactly what decoding all ids at once gives, and no piece cuts a character.
 
 import { invalidArgument } from '../errors'
+import { listOf } from './token-ids'
+import type { TokenIds } from './token-ids'
 
 /** What the stream decoder needs of a tokenizer. */
 export interface TokenText {
@@ -13,7 +15,7 @@ export interface TokenText {
 
 export interface StreamDecoder {
   /** Takes the next token or tokens and returns the text that no later token can change; often empty in the middle of a character. */
-  push(ids: number | readonly number[]): string
+  push(ids: number | TokenIds): string
   /** Ends the text: returns what was held back (an incomplete character shows as U+FFFD) and makes the decoder ready for a new text. */
   flush(): string
 }
@@ -34,8 +36,8 @@ class WindowDecoder implements StreamDecoder {
 
   constructor(private readonly source: TokenText) {}
 
-  push(ids: number | readonly number[]): string {
-    const given = typeof ids === 'number' ? [ids] : ids
+  push(ids: number | TokenIds): string {
+    const given = typeof ids === 'number' ? [ids] : listOf(ids)
     if (!Array.isArray(given) || !given.every((id) => Number.isInteger(id) && id >= 0)) throw invalidArgument('StreamDecoder.push', 'a token id or a list of them', ids)
     const added = given.filter((id) => this.source.contributes(id))
     if (added.length === 0) return ''

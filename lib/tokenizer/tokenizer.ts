@@ -9,6 +9,8 @@ import { chatTemplateOf, specialTokensOf } from './chat-template'
 import type { ChatTemplate, ChatTemplateOptions, Message } from './chat-template'
 import { createStreamDecoder } from './stream-decoder'
 import type { StreamDecoder } from './stream-decoder'
+import { listOf } from './token-ids'
+import type { TokenIds } from './token-ids'
 import { corruptFile, isTokenId, readTokenizerFiles } from './tokenizer-files'
 import type { TokenizerFiles } from './tokenizer-files'
 import { wordSplitterFor } from './word-splitter'
@@ -32,7 +34,7 @@ export interface Tokenizer {
   /** Special tokens written in the text become their ids. Runs on the calling thread; a single word of 100,000 letters takes about 1 s. */
   encode(text: string, options?: EncodeOptions): number[]
   /** Ids outside the vocabulary have no text. */
-  decode(ids: readonly number[], options?: DecodeOptions): string
+  decode(ids: TokenIds, options?: DecodeOptions): string
   /** The messages as the prompt text that the model was trained on. Throws invalid_argument where the model has no template. */
   applyChatTemplate(messages: readonly Message[], options?: ChatTemplateOptions): Promise<string>
   /** The ids of that prompt; the template has written the special tokens, so none are added. */
@@ -108,9 +110,10 @@ class FileTokenizer implements Tokenizer {
     throw corruptFile(this.file, 'a token that it adds to the text, or its unknown token, is not in its vocabulary')
   }
 
-  decode(ids: readonly number[], options: DecodeOptions = {}): string {
+  decode(tokenIds: TokenIds, options: DecodeOptions = {}): string {
     checkFlagOptions('Tokenizer.decode', options, ['skipSpecialTokens'])
     const { skipSpecialTokens = true } = options
+    const ids = listOf(tokenIds)
     if (!Array.isArray(ids)) throw invalidArgument('Tokenizer.decode', 'a list of token ids', ids)
     const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0)
     if (wrong >= 0) throw invalidArgument(`Tokenizer.decode: ids[${wrong}]`, 'a token id', ids[wrong])

@@ -32,6 +32,20 @@ describe('a batch', () => {
     expect(await model.generate([{ role: 'user', content: 'Hi' }], { maxNewTokens: 1 })).toHaveProperty('tokenIds')
   })
 
+  test('may hold ids as what Program.run gives', async () => {
+    const ids = [1, 2, 3, 4]
+    const asked = { maxNewTokens: 8, echo: true }
+    const expected = said(await model.generate(ids, asked))
+    expect(said(await model.generate(Int32Array.from(ids), asked))).toEqual(expected)
+    expect((await model.generate([Int32Array.from(ids), 'Once'], asked)).map(said)[0]).toEqual(expected)
+    expect(await model.forward([Int32Array.from(ids)])).toEqual(await model.forward([ids]))
+    const { tokenizer } = model
+    expect(tokenizer!.decode(Int32Array.from(ids))).toBe(tokenizer!.decode(ids))
+    expect(tokenizer!.createStreamDecoder().push(Int32Array.from(expected.tokenIds))).toBe(tokenizer!.createStreamDecoder().push(expected.tokenIds))
+    await expect(model.generate(Int32Array.of(-1))).rejects.toMatchObject({ code: 'invalid_argument' })
+    await expect(model.generate(new Float32Array(2) as never)).rejects.toMatchObject({ code: 'invalid_argument' })
+  })
+
   test('streams pieces that name their answer', async () => {
     const batch = ['Once upon a time', 'The fox', 'Numbers:']
     const texts = ['', '', '']

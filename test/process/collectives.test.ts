@@ -106,7 +106,7 @@ describe('the cases', () => {
     const json = path.join(folder, `${name}.json`)
     const args = [path.join(compiled, 'run.js'), name, '--tp', '2', '--repeats', '1', '--budget', '1', '--json', json]
     const done = spawnSync(process.execPath, args, { cwd: root, encoding: 'utf8', timeout: 14 * minutes, env: { ...process.env, ...env } })
-    expect({ status: done.status, stderr: done.stderr }).toMatchObject({ status: 0 })
+    if (done.status !== 0) throw new Error(`status ${done.status}: ${done.stdout}${done.stderr}`)
     return (JSON.parse(readFileSync(json, 'utf8')) as { cases: Record_[] }).cases[0]
   }
 
