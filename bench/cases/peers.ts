@@ -32,7 +32,7 @@ const openSeconds = 40 // until all contenders have loaded their weights
 export const peers: Case = {
   name: 'peers',
   about: 'heddle beside transformers and node-llama-cpp on the same weights and threads (bench/peers/install.sh)',
-  weight: 3,
+  weight: 6,
   async run(options, report) {
     if (!report.hasTime('all of it', openSeconds)) return
     const opened: Contender[] = []
