@@ -80,7 +80,7 @@ export async function verifyTensorParallel(nameOrFolder: string, options: Verify
   return { dtype: reference.dtype, reproducible, tolerance: allowed, tokens: reference.ids.length, referenceSize: first!, sizes: compared, passed }
 }
 
-export interface Outputs {
+interface Outputs {
   ids: readonly number[]
   dtype: DType
   vocabSize: number
@@ -91,7 +91,7 @@ export interface Outputs {
 }
 
 /** What every module of a model gives for a prompt at one size. */
-export async function outputsAt(
+async function outputsAt(
   nameOrFolder: string,
   tpSize: number,
   prompt: VerifyOptions['prompt'],

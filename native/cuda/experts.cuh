@@ -24,6 +24,13 @@ __device__ __forceinline__ void for_experts(const ExpertsWork& work, int row, Bo
   }
 }
 
+// The expert at place `wanted` of those of `row`; -1 where it has fewer.
+__device__ __forceinline__ int expert_at(const ExpertsWork& work, int row, int wanted) {
+  int expert = -1;
+  for_experts(work, row, [&](int place, int found, float) { expert = place == wanted ? found : expert; });
+  return expert;
+}
+
 // Calls body(W{}, T{}) with the type of the weights and that of the values they are multiplied with.
 template <class Body>
 void with_product_types(DType weight, bool single, Body&& body) {

@@ -28,8 +28,7 @@ __global__ void up_kernel(const ExpertsWork work) {
   const int row = static_cast<int>(blockIdx.z), wanted = static_cast<int>(blockIdx.y);
   const int i = static_cast<int>(blockIdx.x * kWarps + threadIdx.x / 32);
   if (i >= work.inner) return;
-  int expert = -1;
-  for_experts(work, row, [&](int place, int found, float) { expert = place == wanted ? found : expert; });
+  const int expert = expert_at(work, row, wanted);
   if (expert < 0) return;
   const T* x = static_cast<const T*>(work.x) + int64_t{row} * work.width;
   const W* gate = static_cast<const W*>(work.gate_up) + (int64_t{expert} * 2 * work.inner + i) * work.width;

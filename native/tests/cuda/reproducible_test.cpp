@@ -139,7 +139,29 @@ double largest_error(const Matrix& x, const Matrix& weight, const std::vector<fl
   return most;
 }
 
-// Ranks that have some of the eight pieces each, whose sums meet in a tree, against one rank that has them all.
+// What `ranks` that have the pieces in turn give, `part_of(first, count, pieces)` each of `count` elements from `first` on, adds up as a tree to
+// `whole`, which one rank gives that has them all.
+template <class PartOf>
+void check_ranks(const std::vector<float>& whole, const Chunks& pieces, size_t ranks, const std::string& what, PartOf part_of) {
+  std::vector<std::vector<float>> parts;
+  int64_t first = 0;
+  for (size_t rank = 0; rank < ranks; ++rank) {
+    const auto begin = pieces.begin() + static_cast<std::ptrdiff_t>(rank * pieces.size() / ranks);
+    const Chunks own(begin, begin + static_cast<std::ptrdiff_t>(pieces.size() / ranks));
+    int64_t count = 0;
+    for (const int64_t piece : own) count += piece;
+    parts.push_back(part_of(first, count, own));
+    first += count;
+  }
+  std::vector<float> sum(whole.size()), terms(ranks);
+  for (size_t i = 0; i < sum.size(); ++i) {
+    for (size_t rank = 0; rank < ranks; ++rank) terms[rank] = parts[rank][i];
+    sum[i] = tree_sum(terms);
+  }
+  check_bits(sum, whole, what + " on " + std::to_string(ranks) + " ranks");
+}
+
+// Ranks that have some of the eight pieces each, against one rank that has them all.
 void check_pieces(const Device& device, const Types& types, int64_t rows, const Chunks& chunks, int64_t padding) {
   const std::string what = text_of(types) + ", " + std::to_string(rows) + " rows, pieces from " + std::to_string(chunks.front());
   Random random(static_cast<uint64_t>(rows));
@@ -150,23 +172,10 @@ void check_pieces(const Device& device, const Types& types, int64_t rows, const 
   const std::vector<float> whole = product(device, types, x, weight, {}, false, chunks);
   check(largest_error(x, weight, whole, counted) < 1e-4, what, ": expected the product, got an error of ", largest_error(x, weight, whole, counted));
   for (const size_t ranks : {size_t{2}, size_t{4}, size_t{8}}) {
-    std::vector<std::vector<float>> parts;
-    int64_t first = 0;
-    for (size_t rank = 0; rank < ranks; ++rank) {
-      const auto begin = chunks.begin() + static_cast<std::ptrdiff_t>(rank * chunks.size() / ranks);
-      const Chunks own(begin, begin + static_cast<std::ptrdiff_t>(chunks.size() / ranks));
-      int64_t count = 0;
-      for (const int64_t chunk : own) count += chunk;
-      const int64_t held = std::max<int64_t>(1, count);  // no tensor is empty
-      parts.push_back(product(device, types, columns_of(x, std::min(first, in - held), held), columns_of(weight, std::min(first, in - held), held), {}, false, own));
-      first += count;
-    }
-    std::vector<float> sum(whole.size()), terms(ranks);
-    for (size_t i = 0; i < sum.size(); ++i) {
-      for (size_t rank = 0; rank < ranks; ++rank) terms[rank] = parts[rank][i];
-      sum[i] = tree_sum(terms);
-    }
-    check_bits(sum, whole, what + " on " + std::to_string(ranks) + " ranks");
+    check_ranks(whole, chunks, ranks, what, [&](int64_t first, int64_t count, const Chunks& own) {
+      const int64_t held = std::max<int64_t>(1, count), from = std::min(first, in - held);  // no tensor is empty
+      return product(device, types, columns_of(x, from, held), columns_of(weight, from, held), {}, false, own);
+    });
   }
 }
 
@@ -254,23 +263,10 @@ void check_shares(const Device& device, const Types& types, const Mixture& mixtu
   const std::vector<float> whole = sum_of_experts(device, types, mixture, all);
   check_against_reference(types, mixture, whole, what);
   for (size_t ranks = 2; ranks <= pieces.size(); ranks *= 2) {
-    std::vector<std::vector<float>> parts;
-    int64_t first = 0;
-    for (size_t rank = 0; rank < ranks; ++rank) {
-      const auto begin = pieces.begin() + static_cast<std::ptrdiff_t>(rank * pieces.size() / ranks);
-      const Chunks own(begin, begin + static_cast<std::ptrdiff_t>(pieces.size() / ranks));
-      int64_t count = 0;
-      for (const int64_t piece : own) count += piece;
+    check_ranks(whole, pieces, ranks, what, [&](int64_t first, int64_t count, const Chunks& own) {
       const Share share = of_experts ? Share{first, count, 0, mixture.inner, {}, own} : Share{0, mixture.experts, first, count, own, {}};
-      parts.push_back(sum_of_experts(device, types, mixture, share));
-      first += count;
-    }
-    std::vector<float> sum(whole.size()), terms(ranks);
-    for (size_t i = 0; i < sum.size(); ++i) {
-      for (size_t rank = 0; rank < ranks; ++rank) terms[rank] = parts[rank][i];
-      sum[i] = tree_sum(terms);
-    }
-    check_bits(sum, whole, what + " on " + std::to_string(ranks) + " ranks");
+      return sum_of_experts(device, types, mixture, share);
+    });
   }
 }
 
