@@ -226,7 +226,9 @@ struct Gpus {
   }
 };
 
-HEDDLE_TEST(collectives_of_parts_over_nccl) {
+// body(device, communicator) on ranks over NCCL, one on each GPU; nothing where there are less than two, or NCCL is not here.
+template <class Body>
+void on_nccl_ranks(bool reproducible, const Body& body) {
   const Gpus gpus;
   const std::vector<int> ordinals = gpus.ordinals();
   std::string text;
@@ -237,9 +239,13 @@ HEDDLE_TEST(collectives_of_parts_over_nccl) {
 #endif
   if (!table || ordinals.size() < 2) return;
   const auto size = static_cast<int>(ordinals.size());
-  DeviceCommunicators communicators = comm::create_nccl(*table, host_communicators(size));
-  on_ranks(communicators, ordinals, [&](const Device& device, DeviceCommunicator& communicator) {
-    const int rank = communicator.rank();
+  DeviceCommunicators communicators = comm::create_nccl(*table, host_communicators(size), {}, reproducible);
+  on_ranks(communicators, ordinals, body);
+}
+
+HEDDLE_TEST(collectives_of_parts_over_nccl) {
+  on_nccl_ranks(false, [](const Device& device, DeviceCommunicator& communicator) {
+    const int rank = communicator.rank(), size = communicator.size();
     for (const DType dtype : kTypes) {
       const double rounding = 4 * rounding_of(dtype);
       reduce_scatter_once(device, communicator, 1, Widths(static_cast<size_t>(size), 1001), dtype, 1, 0, rounding);
@@ -254,17 +260,8 @@ HEDDLE_TEST(collectives_of_parts_over_nccl) {
 
 // NCCL moves the bits of the parts, which are added as a tree: as many as are gathered at once, and more.
 HEDDLE_TEST(collectives_over_nccl_of_a_reproducible_group_add_in_the_order_of_a_tree) {
-  const Gpus gpus;
-  const std::vector<int> ordinals = gpus.ordinals();
-  std::string text;
-  const auto table = cuda::load_nccl({}, text);
-#if defined(HEDDLE_CUDA_EMULATED)
-  if (!std::getenv("HEDDLE_NCCL_LIB")) return;        // not started by scripts/native-tests.js
-#endif
-  if (!table || ordinals.size() < 2) return;
-  const auto size = static_cast<int>(ordinals.size());
-  DeviceCommunicators communicators = comm::create_nccl(*table, host_communicators(size), {}, true);
-  on_ranks(communicators, ordinals, [&](const Device& device, DeviceCommunicator& communicator) {
+  on_nccl_ranks(true, [](const Device& device, DeviceCommunicator& communicator) {
+    const int size = communicator.size();
     for (const DType dtype : kTypes) {
       for (const int64_t count : {1, 1001, 70000}) {
         const DeviceMatrix x(device, Matrix(1, count, values_of(communicator.rank(), count, dtype, 3)), dtype);
